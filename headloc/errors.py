@@ -1,0 +1,39 @@
+"""The errors a user of headloc can cause, and the sentence each of them is told.
+
+Every message names what was given, what was expected and what to do next.  The command line
+prints the message alone and exits with status 2; a traceback is shown only when asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class HeadlocError(Exception):
+    """A mistake in what the user gave, or a limit of headloc, with what to do about it."""
+
+
+class UnsupportedModelError(HeadlocError):
+    """The model's heads could not be located; the message says which check failed."""
+
+
+class TapError(HeadlocError):
+    """A tap did not fire where it was expected to, so its effect cannot be trusted."""
+
+
+class TaskError(HeadlocError):
+    """A task, a template or a task file cannot give scorable prompts."""
+
+
+class CircuitError(HeadlocError):
+    """A circuit file is broken, or does not belong to the model it is used with."""
+
+
+def suggest(given: str, known: Iterable[str]) -> str:
+    """Return a sentence naming the closest known names, or all of them when none is close."""
+    names = sorted(known)
+    close = get_close_matches(given, names, n=3, cutoff=0.5)
+    if close:
+        return f"Did you mean {' or '.join(repr(name) for name in close)}?"
+    return f"Known: {', '.join(names)}."

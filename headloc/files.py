@@ -1,0 +1,113 @@
+"""Write results so that a reader never sees half of one, and a failed run never costs an earlier
+one.
+
+Everything headloc writes goes to a temporary name in the same folder first and is moved into place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from headloc.errors import HeadlocError
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a text file atomically, in UTF-8."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write sorted, indented JSON atomically; a NaN is an error, because it is not JSON."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a new folder and move it into place of `path` as a whole.
+
+    An earlier folder of that name stays until the new one is complete.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        fill(temporary)
+        os.chmod(temporary, 0o777 & ~_umask())
+        if path.exists():
+            retired = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+            os.replace(path, retired / path.name)
+            os.replace(temporary, path)
+            shutil.rmtree(retired)
+        else:
+            os.replace(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: the file.
+        what: what it should be, for the message.
+
+    Raises:
+        HeadlocError: when it is missing, not UTF-8 or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise HeadlocError(f"There is no {what} at {path}. Check the path.") from None
+    except UnicodeDecodeError:
+        raise HeadlocError(f"{path} is not UTF-8 text, so it is no {what}.") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise HeadlocError(f"{path} is not valid JSON ({error}), so it is no {what}.") from None
+
+
+def usable_output_dir(path: str | Path) -> Path:
+    """Make the output folder and check, before any work is done, that it can be written to.
+
+    Raises:
+        HeadlocError: when it cannot.
+    """
+    folder = Path(path).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise HeadlocError(
+            f"output_dir={folder} cannot be written to ({error.strerror}). "
+            "Choose another folder with output_dir=DIR."
+        ) from None
+    return folder
+
+
+def jsonable(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy in which tuples are lists, as JSON would give it back."""
+    return json.loads(json.dumps(dict(mapping)))
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
