@@ -1,0 +1,50 @@
+"""Few-shot tasks: families of tasks, the examples they draw, and prompts whose tokens are known.
+
+Importing this package loads neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from headloc.tasks.add_k import AddK
+from headloc.tasks.checks import Items
+from headloc.tasks.encoding import Encoded, TokenSpan, encode, encode_all
+from headloc.tasks.example import Demonstration, Example
+from headloc.tasks.family import Split, TaskFamily
+from headloc.tasks.labels import Labels
+from headloc.tasks.pairs import Pairs
+from headloc.tasks.registry import build_task, family_names, option_names, rebuild_task
+from headloc.tasks.template import (
+    TEMPLATES,
+    Rendered,
+    Span,
+    SpanKind,
+    Template,
+    render,
+    resolve_template,
+)
+
+__all__ = [
+    "TEMPLATES",
+    "AddK",
+    "Demonstration",
+    "Encoded",
+    "Example",
+    "Items",
+    "Labels",
+    "Pairs",
+    "Rendered",
+    "Span",
+    "SpanKind",
+    "Split",
+    "TaskFamily",
+    "Template",
+    "TokenSpan",
+    "build_task",
+    "encode",
+    "encode_all",
+    "family_names",
+    "option_names",
+    "rebuild_task",
+    "render",
+    "resolve_template",
+]
