@@ -1,0 +1,1 @@
+"""Scoring of prompts and head sets: metrics, intervals, the verdict, reference searches."""

@@ -1,0 +1,71 @@
+"""How a vector of head gates changes what a frozen model answers, and what that is worth.
+
+An objective is the only place that knows this.  Training asks it for a loss, every evaluation asks
+it for logits under some gates; so a head set is always judged by the intervention that it was
+found with.
+
+Shapes: B rows, A heads in flat order, J predicting columns, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from headloc.lm.batch import RowIndex
+from headloc.objectives.prompts import Progress, PromptSet
+
+if TYPE_CHECKING:
+    from headloc.lm.frozen import FrozenLM
+    from headloc.tasks import Example, TaskFamily
+
+
+class Objective(ABC):
+    """An intervention by head gates, and the loss that trains them."""
+
+    name: str
+
+    @abstractmethod
+    def prepare(
+        self, lm: FrozenLM, task: TaskFamily, *, seed: int, prompts: int, progress: Progress | None
+    ) -> None:
+        """Estimate what the intervention needs (means) on `prompts` prompts of the means stream."""
+
+    @abstractmethod
+    def prompt_set(
+        self, lm: FrozenLM, task: TaskFamily, examples: Sequence[Example], *, seed: int, use: str
+    ) -> PromptSet:
+        """Encode examples and cache what does not depend on the gates.
+
+        Args:
+            lm: the frozen model.
+            task: the task family that drew the examples.
+            examples: the examples.
+            seed: seed of the run.
+            use: name of the random stream for anything drawn here (counterfactuals).
+        """
+
+    @abstractmethod
+    def logits(
+        self, lm: FrozenLM, prompts: PromptSet, rows: RowIndex, gates: Tensor | None
+    ) -> Tensor:
+        """Return logits_BJV under gates [A] or [B, A]; None is the untouched model."""
+
+    @abstractmethod
+    def loss(self, lm: FrozenLM, prompts: PromptSet, rows: RowIndex, gates_BA: Tensor) -> Tensor:
+        """Return the task loss of some rows under their gates, a scalar with gradient."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Return the settings, json-able, enough to rebuild the objective."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what was estimated by `prepare`, for saving with a circuit."""
+
+    @abstractmethod
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take what `tensors` gave in place of `prepare`."""

@@ -1,0 +1,211 @@
+"""The in-place objective: scale head outputs of the few-shot prompt itself (METHODS 3.2).
+
+    z'[l,h] = g[l,h] z[l,h] + (1 - g[l,h]) base[l,h]      at the gated positions
+    loss    = cross entropy of the answer, or KL(full model || gated model)
+
+With positions="last" the gated positions are those that predict an answer token: the last prompt
+token and, for answers of several tokens, the answer tokens before the final one.  The prompt before
+them is run once and cached.  With positions="all" every token is gated and every pass is a full
+one.
+
+Shapes: B rows, A heads in flat order, J predicting columns, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, kl_div
+
+from headloc.errors import HeadlocError, TaskError, suggest
+from headloc.lm.batch import IGNORE, EncodedPrompt, RowIndex, TokenBatch, as_row_index, collate
+from headloc.lm.taps import gate_heads
+from headloc.objectives.base import Objective
+from headloc.objectives.off_values import RoleMeans, check_off_value, role_means
+from headloc.objectives.prompts import (
+    Progress,
+    PromptSet,
+    encode_examples,
+    predicting_head_outputs,
+)
+from headloc.randomness import stream
+
+if TYPE_CHECKING:
+    from headloc.lm.frozen import FrozenLM
+    from headloc.tasks import Encoded, Example, TaskFamily
+
+_LOSSES = ("cross_entropy", "kl")
+_POSITIONS = ("last", "all")
+
+
+class InPlace(Objective):
+    """Gate the heads of the few-shot prompt.
+
+    Args:
+        off_value: what a closed head puts out: zero, mean or resample.
+        loss: cross_entropy against the answer, or kl against the full model.
+        positions: last (the predicting positions, through the prefix cache) or all.
+        prefix_cache: set False to run positions="last" by full passes.
+    """
+
+    name = "in_place"
+
+    def __init__(
+        self,
+        off_value: str = "mean",
+        loss: str = "cross_entropy",
+        positions: str = "last",
+        prefix_cache: bool = True,
+    ) -> None:
+        for key, value, known in (("loss", loss, _LOSSES), ("positions", positions, _POSITIONS)):
+            if value not in known:
+                raise HeadlocError(f"objective.{key}={value!r} is unknown. {suggest(value, known)}")
+        self.off_value = check_off_value(off_value)
+        self.loss_kind, self.positions, self.prefix_cache = loss, positions, prefix_cache
+        self.means: RoleMeans | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings."""
+        return {
+            "name": self.name,
+            "off_value": self.off_value,
+            "loss": self.loss_kind,
+            "positions": self.positions,
+        }
+
+    def prepare(
+        self,
+        lm: FrozenLM,
+        task: TaskFamily,
+        *,
+        seed: int,
+        prompts: int = 500,
+        progress: Progress | None = None,
+    ) -> None:
+        """Estimate the cross-task mean of every head, when that is the off-value."""
+        if self.off_value != "mean":
+            return
+        examples = task.draw(prompts, stream(seed, "means"), split="train", items="fit")
+        _, batch = encode_examples(lm, examples, task.template)
+        self.means = role_means(
+            lm, batch, predicting_only=self.positions == "last", progress=progress
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the mean head outputs."""
+        return {} if self.means is None else self.means.to_tensors()
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the mean head outputs of a saved circuit."""
+        if self.off_value == "mean":
+            self.means = RoleMeans.from_tensors(tensors)
+
+    def prompt_set(
+        self, lm: FrozenLM, task: TaskFamily, examples: Sequence[Example], *, seed: int, use: str
+    ) -> PromptSet:
+        """Encode few-shot prompts and cache their prefixes and counterfactual head outputs."""
+        encoded, batch = encode_examples(lm, examples, task.template)
+        cached = self.positions == "last" and self.prefix_cache and lm.supports_prefix_cache
+        prefix = lm.prefix(batch) if cached and batch.prompt_columns > 1 else None
+        counterfactual, resampled = None, None
+        if self.off_value == "resample":
+            counterfactual = self._counterfactual(lm, task, examples, encoded, batch, seed, use)
+            if self.positions == "last":
+                resampled = predicting_head_outputs(lm, counterfactual)
+        return PromptSet(tuple(examples), encoded, batch, prefix, counterfactual, resampled)
+
+    def logits(
+        self, lm: FrozenLM, prompts: PromptSet, rows: RowIndex, gates: Tensor | None
+    ) -> Tensor:
+        """Return logits_BJV of some rows under gates [A] or [B, A]; None is the untouched model."""
+        index = as_row_index(rows, prompts.device)
+        batch = prompts.batch.rows(index)
+        prefix = None if prompts.prefix is None else prompts.prefix.rows(index)
+        if gates is None:
+            return lm.logits(batch, prefix)
+        off = self._off(lm, prompts, index, batch)
+        last_of_full_pass = self.positions == "last" and prefix is None
+        columns = batch.predicting if last_of_full_pass else None
+        with gate_heads(lm, gates, off=off, columns=columns):
+            return lm.logits(batch, prefix)
+
+    def loss(self, lm: FrozenLM, prompts: PromptSet, rows: RowIndex, gates_BA: Tensor) -> Tensor:
+        """Return -sum_j log p(answer token j), or the KL divergence, averaged over the rows."""
+        logits_BJV = self.logits(lm, prompts, rows, gates_BA).float()
+        target_BJ = prompts.batch.rows(rows).target_BJ
+        if self.loss_kind == "cross_entropy":
+            total = cross_entropy(logits_BJV.flatten(0, 1), target_BJ.flatten(), reduction="sum")
+            return total / len(target_BJ)
+        with torch.no_grad():
+            full_BJV = self.logits(lm, prompts, rows, None).float().log_softmax(-1)
+        divergence_BJ = kl_div(
+            logits_BJV.log_softmax(-1), full_BJV, log_target=True, reduction="none"
+        ).sum(-1)
+        return divergence_BJ.masked_fill(target_BJ == IGNORE, 0.0).sum(1).mean()
+
+    def _off(
+        self, lm: FrozenLM, prompts: PromptSet, index: Tensor | slice, batch: TokenBatch
+    ) -> list[Tensor] | None:
+        """Return the off-values of some rows, per layer, broadcastable to the gated z_BTHd."""
+        if self.off_value == "zero":
+            return None
+        if self.off_value == "mean":
+            if self.means is None:
+                raise HeadlocError("The mean off-values are missing: call prepare() first.")
+            if self.positions == "last" and batch.target_BJ.shape[1] == 1:
+                return self.means.at_last()
+            columns = batch.predicting if self.positions == "last" else slice(None)
+            return self.means.at(batch.role_BT[:, columns])
+        if prompts.resampled is not None:
+            return [z_NJHd[index] for z_NJHd in prompts.resampled]
+        return self._resample_everywhere(lm, prompts, index)
+
+    @torch.no_grad()
+    def _resample_everywhere(
+        self, lm: FrozenLM, prompts: PromptSet, index: Tensor | slice
+    ) -> list[Tensor]:
+        from headloc.lm.taps import read_heads
+
+        if prompts.counterfactual is None:
+            raise HeadlocError("These prompts were made without counterfactuals for resampling.")
+        with read_heads(lm) as reading:
+            lm.logits(prompts.counterfactual.rows(index))
+        return list(reading.z)
+
+    def _counterfactual(
+        self,
+        lm: FrozenLM,
+        task: TaskFamily,
+        examples: Sequence[Example],
+        encoded: Sequence[Encoded],
+        batch: TokenBatch,
+        seed: int,
+        use: str,
+    ) -> TokenBatch:
+        """Return the counterfactual prompts, behind them the original answers."""
+        rng = stream(seed, use, "counterfactual")
+        others, _ = encode_examples(
+            lm, [task.counterfactual(example, rng) for example in examples], task.template
+        )
+        if self.positions == "all":
+            _require_equal_lengths(encoded, others)
+        swapped = [
+            EncodedPrompt(other.prompt.prompt_ids, item.prompt.answer_ids, other.prompt.roles)
+            for other, item in zip(others, encoded, strict=True)
+        ]
+        return collate(swapped, lm.pad_id).to(lm.device)
+
+
+def _require_equal_lengths(encoded: Sequence[Encoded], others: Sequence[Encoded]) -> None:
+    for item, other in zip(encoded, others, strict=True):
+        if len(item.prompt.prompt_ids) != len(other.prompt.prompt_ids):
+            raise TaskError(
+                "objective.off_value=resample with objective.positions=all needs counterfactual "
+                "prompts of the same length in tokens, but\n"
+                f"  {item.text!r} has {len(item.prompt.prompt_ids)} tokens and\n"
+                f"  {other.text!r} has {len(other.prompt.prompt_ids)}.\n"
+                "Use objective.positions=last, or objective.off_value=mean."
+            )

@@ -1,0 +1,89 @@
+"""Prompts that are ready to be scored many times: encoded, batched, their prefixes cached.
+
+Localization at the last prompt token leaves the keys and values of every earlier token untouched,
+so the prefix is run once without gradient and each later pass runs the predicting columns alone.
+
+Shapes: N prompts, T columns, P prompt columns, J predicting columns, H heads of a layer, d width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from headloc.lm.batch import TokenBatch, collate
+from headloc.lm.taps import read_heads
+from headloc.tasks import Encoded, Example, Template, encode_all, render
+
+if TYPE_CHECKING:
+    from headloc.lm.frozen import FrozenLM
+    from headloc.lm.prefix import PrefixCache
+
+Progress = Callable[[int, int], None]
+
+ROWS_PER_PASS = 256
+"""Rows of a pass that needs no gradient."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSet:
+    """N prompts of one use (training, selection, final scores), ready for repeated scoring.
+
+    Attributes:
+        examples: what the prompts were rendered from.
+        encoded: their text, token ids and spans.
+        batch: the prompts as tensors on the model's device.
+        prefix: keys and values of columns 0..P-2, or None when every pass runs all columns.
+        counterfactual: the same queries behind other demonstrations, for resample ablation.
+        resampled: per layer, the head outputs z_NJHd of `counterfactual` at the predicting columns.
+    """
+
+    examples: tuple[Example, ...]
+    encoded: tuple[Encoded, ...]
+    batch: TokenBatch
+    prefix: PrefixCache | None = None
+    counterfactual: TokenBatch | None = None
+    resampled: tuple[Tensor, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.batch.ids_BT.device
+
+
+def encode_examples(
+    lm: FrozenLM, examples: Sequence[Example], template: Template, add_bos: bool | None = None
+) -> tuple[tuple[Encoded, ...], TokenBatch]:
+    """Render and tokenise examples, and stack them into one batch on the model's device."""
+    rendered = [render(example, template) for example in examples]
+    encoded = encode_all(lm.tokenizer, rendered, add_bos=add_bos)
+    batch = collate([item.prompt for item in encoded], lm.pad_id)
+    return tuple(encoded), batch.to(lm.device)
+
+
+def chunks(rows: int, size: int = ROWS_PER_PASS) -> list[slice]:
+    """Return consecutive slices that cover `rows` rows."""
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+@torch.no_grad()
+def predicting_head_outputs(
+    lm: FrozenLM, batch: TokenBatch, progress: Progress | None = None
+) -> tuple[Tensor, ...]:
+    """Return, per layer, the head outputs z_NJHd at the predicting columns, by full passes."""
+    parts: list[list[Tensor]] = [[] for _ in lm.layout.layers]
+    for part in chunks(len(batch)):
+        with read_heads(lm, columns=batch.predicting) as reading:
+            lm.logits(batch.rows(part))
+        for store, z_BJHd in zip(parts, reading.z, strict=True):
+            store.append(z_BJHd)
+        if progress is not None:
+            progress(part.stop, len(batch))
+    return tuple(torch.cat(store) for store in parts)
