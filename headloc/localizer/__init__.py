@@ -1,0 +1,1 @@
+"""Localization: training gates over the heads of a frozen model, selection, the verdict."""

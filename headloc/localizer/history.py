@@ -1,0 +1,61 @@
+"""The history of the gates over training: what selection averages and the report draws.
+
+Shapes: A heads in flat order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from headloc.localizer.module import HeadLocalizer
+
+CURVES = (
+    "train/task_loss",
+    "train/sparsity_term",
+    "val/accuracy",
+    "gates/open_expected",
+    "gates/open_sampled",
+    "gates/open_hard",
+)
+
+
+class GateHistory(L.Callback):
+    """Keep the test-time gates, the ranking scores and the curves after every epoch.
+
+    The mean over the last epochs is steadier than the last alone (METHODS 3.4).
+    """
+
+    def __init__(self) -> None:
+        self.values: list[Tensor] = []
+        self.scores: list[Tensor] = []
+        self.curves: dict[str, list[float]] = {name: [] for name in CURVES}
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the gates and the latest figures down."""
+        if not isinstance(pl_module, HeadLocalizer):
+            return
+        self.values.append(pl_module.gates.values().cpu())
+        self.scores.append(pl_module.gates.scores().cpu())
+        for name, curve in self.curves.items():
+            figure = trainer.callback_metrics.get(name)
+            curve.append(float("nan") if figure is None else float(figure))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the history for the checkpoint."""
+        return {"values": self.values, "scores": self.scores, "curves": self.curves}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the history of a checkpoint."""
+        self.values, self.scores = list(state_dict["values"]), list(state_dict["scores"])
+        self.curves = {name: list(curve) for name, curve in state_dict["curves"].items()}
+
+    def averaged(self, epochs: int) -> tuple[Tensor, Tensor]:
+        """Return the gates and scores [A] averaged over the last `epochs` epochs."""
+        return (
+            torch.stack(self.values[-epochs:]).mean(0),
+            torch.stack(self.scores[-epochs:]).mean(0),
+        )

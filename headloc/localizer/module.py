@@ -1,0 +1,198 @@
+"""The LightningModule: a frozen language model, and gates over its heads that are trained.
+
+    loss = task loss under sampled gates + sparsity term            (METHODS 3.1-3.3)
+
+Only the gates and the state of the sparsity control enter a checkpoint: a few kilobytes, loaded
+strictly.
+
+Shapes: B rows, A heads, E epochs.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from headloc.errors import HeadlocError
+from headloc.evaluation.metrics import AnswerAccuracy
+from headloc.gates import HeadGates, SparsityControl, TargetSparsity
+from headloc.lm.frozen import FrozenLM
+from headloc.objectives import Objective, PromptSet
+from headloc.randomness import torch_generator
+
+log = logging.getLogger(__name__)
+
+OPEN = 0.5
+"""A head counts as open in hard counts when its test-time gate is above this."""
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerSettings:
+    """Adam on the gates, its rate falling linearly; `lr=None` takes the rate that suits the gates.
+
+    There is no weight decay: it would move gates that have no gradient (METHODS 3.3).
+    """
+
+    lr: float | None = None
+    beta1: float = 0.9
+    beta2: float = 0.98
+    final_lr: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.lr is not None and not self.lr > 0:
+            raise HeadlocError(f"optimizer.lr={self.lr} must be above 0 (usual: 0.01 to 0.1).")
+        if not 0 <= self.final_lr <= 1:
+            raise HeadlocError(f"optimizer.final_lr={self.final_lr} must lie in [0, 1].")
+
+
+class HeadLocalizer(L.LightningModule):
+    """Train gates over the heads of a frozen model.
+
+    Args:
+        lm: the frozen model.
+        objective: the prepared intervention.
+        gates: the relaxation; its parameters are made here.
+        sparsity: the pressure towards few heads.
+        train_prompts: prompts that the gates are fitted to.
+        selection_prompts: other prompts, for validation.
+        optimizer: settings of Adam.
+        seed: seed of the run; the noise of a step follows from (seed, step).
+    """
+
+    def __init__(
+        self,
+        lm: FrozenLM,
+        objective: Objective,
+        gates: HeadGates,
+        sparsity: SparsityControl,
+        train_prompts: PromptSet,
+        selection_prompts: PromptSet,
+        optimizer: OptimizerSettings | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.lm, self.gates, self.sparsity = lm, gates, sparsity
+        self.objective, self.seed = objective, seed
+        self.train_prompts, self.selection_prompts = train_prompts, selection_prompts
+        self.optimizer_settings = optimizer or OptimizerSettings()
+        sparsity.begin(lm.layout.total)
+        gates.allocate(lm.layout.total, torch_generator(seed, "gates", "init"))
+        self.validation_accuracy = AnswerAccuracy()
+        self.starved_steps = 0
+        self.register_state_dict_post_hook(_drop_frozen)
+        self.register_load_state_dict_post_hook(_forgive_frozen)
+
+    @property
+    def progress(self) -> float:
+        """Share of the training steps done."""
+        total = self.trainer.estimated_stepping_batches
+        return min(1.0, self.global_step / max(1.0, float(total)))
+
+    def training_step(self, rows_B: Tensor, batch_idx: int) -> Tensor:
+        """Return the loss of some rows of the training prompts under freshly sampled gates."""
+        generator = torch_generator(self.seed, "gates", f"step-{self.global_step}")
+        gates_BA = self.gates.sample(len(rows_B), generator)
+        task_loss = self.objective.loss(self.lm, self.train_prompts, rows_B, gates_BA)
+        term = self.sparsity.term(self.gates, self.progress)
+        if self._logs_now():
+            self._log_step(task_loss, term, gates_BA)
+        return task_loss + term
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Count the steps in which no gate has a gradient (METHODS 3.3)."""
+        if self._logs_now():
+            norm = torch.stack(
+                [p.grad.norm() for p in self.gates.parameters() if p.grad is not None]
+            ).norm()
+            self.starved_steps += int(norm == 0)
+            self.log("train/gradient_norm", norm)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Shrink and clamp the gates, and let the sparsity control adapt."""
+        rate = float(self.optimizers().param_groups[0]["lr"])
+        self.gates.after_step(self.sparsity.shrinkage(rate))
+        self.sparsity.after_step(self.gates, self.progress)
+
+    def validation_step(self, rows_B: Tensor, batch_idx: int) -> None:
+        """Score selection prompts under the test-time gates."""
+        logits_BJV = self.objective.logits(
+            self.lm, self.selection_prompts, rows_B, self.gates.values()
+        )
+        self.validation_accuracy.update(
+            logits_BJV, self.selection_prompts.batch.rows(rows_B).target_BJ
+        )
+        self.log("val/accuracy", self.validation_accuracy, prog_bar=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log how many heads are open."""
+        values_A = self.gates.values()
+        self.log("gates/open_hard", (values_A > OPEN).sum().float(), prog_bar=True)
+        self.log("gates/mean", values_A.mean())
+
+    def on_train_end(self) -> None:
+        """Warn of a run whose result should not be trusted."""
+        if self.starved_steps:
+            log.warning(
+                "In %d of the logged steps no gate had a gradient: the gates are saturated. "
+                "Start lower (gates.init=2) or lower the learning rate (optimizer.lr).",
+                self.starved_steps,
+            )
+        if isinstance(self.sparsity, TargetSparsity) and self.sparsity.ran_away():
+            log.warning(
+                "The multipliers of the sparsity target ran away (%s): %s heads are out of reach "
+                "of this training. Train longer, lower sparsity.multiplier_lr or ask for more.",
+                self.sparsity.readings(),
+                self.sparsity.target,
+            )
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Adam on the gates, with a linear decay of the rate over the run."""
+        settings = self.optimizer_settings
+        optimizer = torch.optim.Adam(
+            list(self.gates.parameters()),
+            lr=self.gates.default_lr if settings.lr is None else settings.lr,
+            betas=(settings.beta1, settings.beta2),
+        )
+        schedule = torch.optim.lr_scheduler.LinearLR(
+            optimizer,
+            start_factor=1.0,
+            end_factor=max(settings.final_lr, 1e-3),
+            total_iters=int(self.trainer.estimated_stepping_batches),
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def _logs_now(self) -> bool:
+        every = max(1, int(self.trainer.log_every_n_steps))
+        return self.global_step % every == 0
+
+    def _log_step(self, task_loss: Tensor, term: Tensor, gates_BA: Tensor) -> None:
+        figures = {
+            "train/loss": task_loss.detach() + term.detach(),
+            "train/task_loss": task_loss.detach(),
+            "train/sparsity_term": term.detach(),
+            "gates/open_expected": self.gates.expected_open().detach(),
+            "gates/open_sampled": (gates_BA.detach() > 0).sum(1).float().mean(),
+            **self.sparsity.readings(),
+        }
+        self.log_dict(figures, batch_size=len(gates_BA))
+        self.log("loss", figures["train/task_loss"], prog_bar=True, logger=False)
+
+
+def _drop_frozen(
+    module: nn.Module, state: dict[str, Any], prefix: str, local_metadata: dict[str, Any]
+) -> None:
+    for key in [key for key in state if key.startswith(f"{prefix}lm.")]:
+        del state[key]
+
+
+def _forgive_frozen(module: nn.Module, incompatible: Any) -> None:
+    missing = incompatible.missing_keys
+    missing[:] = [key for key in missing if ".lm." not in f".{key}"]

@@ -1,0 +1,394 @@
+"""Localization from a frozen model and a task to a circuit with its verdict.
+
+    means -> prompts and prefixes -> training -> selection -> verdict -> Circuit
+
+Five random streams keep them apart: what the off-values are estimated on, what gates are trained
+on, what the size is chosen on, what is finally scored, and the controls (METHODS 3.8).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from torch import Tensor
+
+from headloc.circuit import Circuit
+from headloc.errors import HeadlocError
+from headloc.evaluation.scoring import score
+from headloc.evaluation.search import greedy_backward
+from headloc.evaluation.verdict import SplitVerdict, judge
+from headloc.gates import HardConcreteGates, HeadGates, PenaltySparsity, SparsityControl
+from headloc.heads import HeadId
+from headloc.lm.frozen import FrozenLM
+from headloc.lm.ledger import TokenLedger
+from headloc.localizer.data import PromptRows
+from headloc.localizer.history import GateHistory
+from headloc.localizer.module import OPEN, HeadLocalizer, OptimizerSettings
+from headloc.localizer.selection import Auto, Ranking, Selection
+from headloc.localizer.settings import DataSettings, VerdictSettings
+from headloc.localizer.stages import Stages, silent
+from headloc.objectives import InPlace, Objective, PromptSet
+from headloc.randomness import stream
+from headloc.tasks import Items, Split, TaskFamily
+
+
+@dataclass(frozen=True, slots=True)
+class Localization:
+    """Everything a run found.
+
+    Attributes:
+        circuit: the head set with its provenance and metrics.
+        verdicts: "seen" and, where the task has held-out tasks, "held_out".
+        history: gates and curves over training.
+        ledger: cost of the run.
+        metrics: flat figures, the content of metrics.json.
+        replicates: circuits of further seeds, for stability.
+        greedy: heads found by greedy backward elimination, when asked for.
+    """
+
+    circuit: Circuit
+    verdicts: Mapping[str, SplitVerdict]
+    history: GateHistory
+    ledger: TokenLedger
+    metrics: Mapping[str, float]
+    replicates: tuple[Circuit, ...] = ()
+    greedy: tuple[HeadId, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a run is made of: the frozen model, the task, and how heads are gated and chosen."""
+
+    lm: FrozenLM
+    task: TaskFamily
+    objective: Objective
+    gates: HeadGates
+    sparsity: SparsityControl
+    selection: Selection
+    data: DataSettings
+    optimizer: OptimizerSettings
+    verdict: VerdictSettings
+    trainer: Mapping[str, Any]
+    seed: int
+
+
+def localize(
+    lm: FrozenLM,
+    task: TaskFamily,
+    *,
+    objective: Objective | None = None,
+    gates: HeadGates | None = None,
+    sparsity: SparsityControl | None = None,
+    selection: Selection | None = None,
+    data: DataSettings | None = None,
+    optimizer: OptimizerSettings | None = None,
+    verdict: VerdictSettings | None = None,
+    trainer: Mapping[str, Any] | None = None,
+    callbacks: list[L.Callback] | None = None,
+    seed: int = 0,
+    resume_from: str | Path | None = None,
+    stages: Stages = silent,
+) -> Localization:
+    """Find the heads that carry a few-shot task.
+
+    Args:
+        lm: the frozen model.
+        task: the task family.
+        objective: how gates intervene; in place with mean off-values when None.
+        gates: the relaxation; hard concrete when None.
+        sparsity: the pressure towards few heads; a fixed penalty when None.
+        selection: from gates to heads; `Auto` when None.
+        data: sizes of the prompt sets.
+        optimizer: settings of Adam.
+        verdict: controls of the verdict.
+        trainer: options of `lightning.Trainer`.
+        callbacks: further Lightning callbacks.
+        seed: everything random follows from it.
+        resume_from: a checkpoint of an interrupted run with the same settings.
+        stages: shows the progress of the long steps.
+
+    Raises:
+        HeadlocError: when the model cannot do the task on any of its prompts, or settings clash.
+    """
+    start = time.monotonic()
+    sparsity = sparsity or PenaltySparsity()
+    parts = Parts(
+        lm=lm,
+        task=task,
+        objective=objective or InPlace(),
+        gates=gates or HardConcreteGates(),
+        sparsity=sparsity,
+        selection=_settled(selection or Auto(), sparsity),
+        data=data or DataSettings(),
+        optimizer=optimizer or OptimizerSettings(),
+        verdict=verdict or VerdictSettings(),
+        trainer=dict(trainer or {}),
+        seed=seed,
+    )
+    # What can be refused is refused before any work is done.
+    sparsity.begin(lm.layout.total)
+    task.check_items(items="fit")
+    task.check_items(items="score")
+    ledger = TokenLedger()
+    prompts = _prepare(parts, ledger, stages)
+    with ledger.counting(lm, "train"):
+        history = _train(parts, prompts, callbacks or [], resume_from)
+    with ledger.counting(lm, "selection"), stages("selecting heads"):
+        heads = _select(parts, prompts, history)
+    with ledger.counting(lm, "verdict"):
+        verdicts = _judge(parts, heads, stages)
+    with ledger.counting(lm, "replicates"):
+        replicates = _replicate(parts, prompts, stages)
+    with ledger.counting(lm, "greedy"):
+        greedy = _search(parts, prompts, stages)
+    metrics = {
+        **_verdict_metrics(verdicts),
+        **_head_metrics(parts, heads, history),
+        **_reference_metrics(heads, replicates, greedy, lm),
+        **ledger.to_dict(),
+        "seed": seed,
+        "time/seconds": time.monotonic() - start,
+    }
+    circuit = _circuit(parts, heads, history, seed, metrics)
+    stable = tuple(_circuit(parts, chosen, past, number, {}) for number, chosen, past in replicates)
+    return Localization(circuit, verdicts, history, ledger, metrics, stable, greedy)
+
+
+def _settled(selection: Selection, sparsity: SparsityControl) -> Selection:
+    return selection.settled(sparsity.target) if isinstance(selection, Auto) else selection
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompts:
+    train: PromptSet
+    selection: PromptSet
+    full: float
+    """Accuracy of the untouched model on the selection prompts."""
+
+
+_Replicate = tuple[int, list[int], GateHistory]
+
+
+def _prepare(parts: Parts, ledger: TokenLedger, stages: Stages) -> _Prompts:
+    """Estimate the off-values, then encode the prompts and run their prefixes."""
+    lm, seed = parts.lm, parts.seed
+    with ledger.counting(lm, "means"), stages("mean head outputs") as progress:
+        parts.objective.prepare(
+            lm, parts.task, seed=seed, prompts=parts.data.mean_prompts, progress=progress
+        )
+    with ledger.counting(lm, "prefixes"), stages("prompts and prefixes") as progress:
+        train = _draw(parts, "train", parts.data.train_prompts, items="fit")
+        progress(1, 2)
+        selection = _draw(parts, "selection", parts.data.selection_prompts, items="fit")
+        progress(2, 2)
+        full = score(parts.objective, lm, selection, None).accuracy
+    ledger.prompt_tokens = float(
+        train.batch.mask_BT[:, : train.batch.prompt_columns].sum(1).float().mean()
+    )
+    if full == 0.0:
+        raise HeadlocError(
+            f"{lm.source.name!r} answered none of {len(selection)} prompts of task "
+            f"{parts.task.name!r} correctly, so there is nothing to localize. First prompt: "
+            f"{selection.encoded[0].text!r}, expected answer {selection.examples[0].answer!r}. "
+            "Check task.template, give more task.shots, or use a model that can do the task."
+        )
+    return _Prompts(train, selection, full)
+
+
+def _draw(
+    parts: Parts, use: str, prompts: int, *, split: Split = "train", items: Items
+) -> PromptSet:
+    examples = parts.task.draw(prompts, stream(parts.seed, use, split), split=split, items=items)
+    return parts.objective.prompt_set(
+        parts.lm, parts.task, examples, seed=parts.seed, use=f"{use}-{split}"
+    )
+
+
+def _train(
+    parts: Parts,
+    prompts: _Prompts,
+    callbacks: list[L.Callback],
+    resume_from: str | Path | None = None,
+    *,
+    seed: int | None = None,
+    bootstrap: bool = False,
+) -> GateHistory:
+    """Train one set of gates and return its history."""
+    seed = parts.seed if seed is None else seed
+    history = GateHistory()
+    module = HeadLocalizer(
+        parts.lm,
+        parts.objective,
+        copy.deepcopy(parts.gates),
+        copy.deepcopy(parts.sparsity),
+        prompts.train,
+        prompts.selection,
+        parts.optimizer,
+        seed,
+    )
+    rows = PromptRows(
+        len(prompts.train), len(prompts.selection), parts.data.batch_size, seed, bootstrap=bootstrap
+    )
+    options = {"max_epochs": 25, "accelerator": "auto", "devices": 1, **parts.trainer}
+    with _expected_warnings():
+        trainer = L.Trainer(**{**options, "callbacks": [*_callbacks(options), history, *callbacks]})
+        trainer.fit(module, rows, ckpt_path=resume_from)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return history
+
+
+def _callbacks(options: Mapping[str, Any]) -> list[L.Callback]:
+    return list(options.get("callbacks") or [])
+
+
+@contextmanager
+def _expected_warnings() -> Iterator[None]:
+    """Silence what Lightning says of a frozen model in eval mode and of data in memory."""
+    with warnings.catch_warnings():
+        for message in (
+            "Found .* module.s. in eval mode",
+            ".*does not have many workers",
+            ".*isinstance.treespec, LeafSpec. is deprecated",
+            "The number of training batches .* is smaller than the logging interval",
+        ):
+            warnings.filterwarnings("ignore", message=message)
+        yield
+
+
+def _select(parts: Parts, prompts: _Prompts, history: GateHistory) -> list[int]:
+    values_A, scores_A = history.averaged(parts.verdict.average_epochs)
+
+    def accuracy(gates_A: Tensor) -> float:
+        return score(parts.objective, parts.lm, prompts.selection, gates_A).accuracy
+
+    return parts.selection.select(Ranking(values_A, scores_A), accuracy, prompts.full)
+
+
+def _judge(parts: Parts, heads: list[int], stages: Stages) -> dict[str, SplitVerdict]:
+    """Score the chosen heads on fresh prompts of the training tasks and of held-out tasks."""
+    splits: dict[str, tuple[Split, int]] = {"seen": ("train", parts.data.test_prompts)}
+    if parts.task.held_out:
+        splits["held_out"] = ("held_out", parts.data.held_out_prompts)
+    verdicts = {}
+    for name, (split, size) in splits.items():
+        with stages(f"verdict on {name.replace('_', '-')} tasks") as progress:
+            prompts = _draw(parts, "test", size, split=split, items="score")
+            verdicts[name] = judge(
+                parts.objective,
+                parts.lm,
+                prompts,
+                heads,
+                seed=parts.seed,
+                random_sets=parts.verdict.random_sets,
+                progress=progress,
+            )
+    return verdicts
+
+
+def _replicate(parts: Parts, prompts: _Prompts, stages: Stages) -> list[_Replicate]:
+    """Train again from other seeds, each on a resample of the training prompts."""
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "callbacks": [],
+    }
+    silent_parts = replace(parts, trainer={**parts.trainer, **quiet})
+    found: list[_Replicate] = []
+    if parts.verdict.replicates == 0:
+        return found
+    with stages("replicates") as progress:
+        for number in range(1, parts.verdict.replicates + 1):
+            seed = parts.seed + 1000 * number
+            history = _train(silent_parts, prompts, [], seed=seed, bootstrap=True)
+            found.append((seed, _select(parts, prompts, history), history))
+            progress(number, parts.verdict.replicates)
+    return found
+
+
+def _search(parts: Parts, prompts: _Prompts, stages: Stages) -> tuple[HeadId, ...] | None:
+    """Search greedily, as a reference for how small a circuit could be."""
+    if not parts.verdict.greedy:
+        return None
+
+    def worth(gates_A: Tensor) -> tuple[float, float]:
+        outcome = score(parts.objective, parts.lm, prompts.selection, gates_A)
+        return outcome.accuracy, float(outcome.log_probability.mean())
+
+    with stages("greedy reference search") as progress:
+        found = greedy_backward(
+            parts.lm.layout.total, worth, parts.verdict.greedy_share * prompts.full, progress
+        )
+    return tuple(parts.lm.layout.head(index) for index in found)
+
+
+def _circuit(
+    parts: Parts, heads: list[int], history: GateHistory, seed: int, metrics: Mapping[str, float]
+) -> Circuit:
+    values_A, scores_A = history.averaged(parts.verdict.average_epochs)
+    return Circuit(
+        heads=tuple(parts.lm.layout.head(index) for index in heads),
+        gates=values_A,
+        scores=scores_A,
+        model=parts.lm.source.to_dict(),
+        objective=parts.objective.describe(),
+        task=parts.task.describe(),
+        selection=parts.selection.describe(),
+        seed=seed,
+        metrics=dict(metrics),
+        tensors=parts.objective.tensors(),
+    )
+
+
+def _verdict_metrics(verdicts: Mapping[str, SplitVerdict]) -> dict[str, float]:
+    metrics = verdicts["seen"].to_metrics()
+    if "held_out" in verdicts:
+        metrics |= verdicts["held_out"].to_metrics("held_out/")
+    return metrics
+
+
+def _head_metrics(parts: Parts, heads: list[int], history: GateHistory) -> dict[str, float]:
+    values_A, _ = history.averaged(parts.verdict.average_epochs)
+    metrics = {
+        "heads/count": len(heads),
+        "heads/total": parts.lm.layout.total,
+        "heads/share": len(heads) / parts.lm.layout.total,
+        "heads/open_hard": int((values_A > OPEN).sum()),
+        "heads/open_expected": history.curves["gates/open_expected"][-1],
+    }
+    if parts.sparsity.target is not None:
+        metrics["heads/requested"] = parts.sparsity.target
+    return {key: value for key, value in metrics.items() if not math.isnan(value)}
+
+
+def _reference_metrics(
+    heads: list[int],
+    replicates: list[_Replicate],
+    greedy: tuple[HeadId, ...] | None,
+    lm: FrozenLM,
+) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    if replicates:
+        overlaps = [_jaccard(set(heads), set(chosen)) for _, chosen, _ in replicates]
+        metrics["stability/jaccard"] = sum(overlaps) / len(overlaps)
+        metrics["stability/jaccard/smallest"] = min(overlaps)
+        metrics["stability/replicates"] = len(replicates)
+    if greedy is not None:
+        metrics["greedy/heads"] = len(greedy)
+        metrics["greedy/jaccard"] = _jaccard(set(heads), set(lm.layout.indices(greedy)))
+    return metrics
+
+
+def _jaccard(a: set[int], b: set[int]) -> float:
+    return len(a & b) / len(a | b) if a | b else 1.0
