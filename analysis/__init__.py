@@ -1,0 +1,1 @@
+"""Analyses of a circuit, one file per question (imported as `headloc.analysis`)."""

@@ -1,0 +1,243 @@
+"""The command line: `headloc COMMAND [key=value ...]`.
+
+This module imports nothing heavy, so that help and mistakes answer at once.  Hydra composes the
+configuration of a command; a mistake of the user is told in one message, without a traceback unless
+HEADLOC_TRACEBACK=1 is set, and ends with status 2.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headloc import __version__
+from headloc.errors import HeadlocError, suggest
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+_USAGE = """\
+headloc {version}: find the few attention heads that carry a few-shot ability, and read them.
+
+  headloc COMMAND [key=value ...]
+
+Commands
+{commands}
+
+  headloc COMMAND --help     the options of a command
+  headloc --version
+
+Hydra's own flags work with localize, evaluate and bundled train: --multirun, --cfg job,
+--config-dir DIR (your own experiments). HEADLOC_TRACEBACK=1 shows the traceback of an error.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command of the command line.
+
+    Attributes:
+        words: the words that name it.
+        summary: one line of help.
+        config: its primary configuration, or None for a command that Hydra does not configure.
+        run: imports and runs it; takes the configuration and the output folder, or the arguments.
+        usage: further lines of help for a command without configuration.
+    """
+
+    words: tuple[str, ...]
+    summary: str
+    run: Callable[..., Any]
+    config: str | None = None
+    usage: str = ""
+
+
+def _localize(cfg: DictConfig, output_dir: Path) -> None:
+    from headloc.commands.localize import run
+
+    run(cfg, output_dir)
+
+
+def _evaluate(cfg: DictConfig, output_dir: Path) -> None:
+    from headloc.commands.evaluate import run
+
+    run(cfg, output_dir)
+
+
+def _bundled_train(cfg: DictConfig, output_dir: Path) -> None:
+    from headloc.commands.bundled import run
+
+    run(cfg, output_dir)
+
+
+def _circuit_show(arguments: Sequence[str]) -> None:
+    from headloc.commands.circuit import show
+
+    show(arguments)
+
+
+def _circuit_diff(arguments: Sequence[str]) -> None:
+    from headloc.commands.circuit import diff
+
+    diff(arguments)
+
+
+def _circuit_export(arguments: Sequence[str]) -> None:
+    from headloc.commands.circuit import export
+
+    export(arguments)
+
+
+COMMANDS = (
+    Command(("localize",), "find the heads that carry a task", _localize, "localize"),
+    Command(("evaluate",), "score a saved circuit on a model and a task", _evaluate, "evaluate"),
+    Command(
+        ("circuit", "show"),
+        "print a saved circuit",
+        _circuit_show,
+        usage="headloc circuit show DIR\n\nPrints the heads, where they come from and the figures.",
+    ),
+    Command(
+        ("circuit", "diff"),
+        "compare saved circuits",
+        _circuit_diff,
+        usage="headloc circuit diff DIR DIR [DIR ...]\n\n"
+        "Shared heads, Jaccard index and rank correlation of every pair; with more than two "
+        "circuits also how often each head is chosen.",
+    ),
+    Command(
+        ("circuit", "export"),
+        "write a circuit in another tool's format",
+        _circuit_export,
+        usage="headloc circuit export DIR format=heads|csv|mib|headkv output=FILE\n\n"
+        "heads   JSON list of [layer, head]\n"
+        "csv     one row per head: layer, head, gate, score, selected\n"
+        "mib     MIB / EAP-IG graph JSON, heads scored\n"
+        "headkv  retrieval-head / HeadKV score file",
+    ),
+    Command(
+        ("bundled", "train"), "train the bundled model from its recipe", _bundled_train,
+        "bundled_train",
+    ),
+)  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except KeyboardInterrupt:
+        print("\nInterrupted. Finished files are complete; go on with the same command and "
+              "resume=true output_dir=DIR.", file=sys.stderr)  # fmt: skip
+        return 130
+    except Exception as error:
+        from headloc.commands.errors import explain
+
+        message = explain(error)
+        if message is None or os.environ.get("HEADLOC_TRACEBACK") == "1":
+            raise
+        print(f"headloc: {message}", file=sys.stderr)
+        return 2
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"headloc {__version__}")
+        return 0
+    command, rest = _find(arguments)
+    if any(flag in rest for flag in ("-h", "--help")):
+        print(_help(command))
+    elif command.config is None:
+        command.run(rest)
+    else:
+        _with_hydra(command, rest)
+    return 0
+
+
+def _find(arguments: list[str]) -> tuple[Command, list[str]]:
+    for command in COMMANDS:
+        size = len(command.words)
+        if tuple(arguments[:size]) == command.words:
+            return command, arguments[size:]
+    names = [" ".join(command.words) for command in COMMANDS]
+    begun = [name for name in names if name.startswith(f"{arguments[0]} ")]
+    if begun:
+        if any(flag in arguments for flag in ("-h", "--help")):
+            print(_usage())
+            raise SystemExit(0)
+        raise HeadlocError(f"`headloc {arguments[0]}` needs one of: {', '.join(begun)}.")
+    raise HeadlocError(f"There is no command {arguments[0]!r}. {suggest(arguments[0], names)}")
+
+
+def _usage() -> str:
+    width = max(len(" ".join(command.words)) for command in COMMANDS)
+    lines = [f"  {' '.join(c.words):<{width}}   {c.summary}" for c in COMMANDS]
+    return _USAGE.format(version=__version__, commands="\n".join(lines))
+
+
+def _help(command: Command) -> str:
+    """Return the help of a command: its commented configuration is its documentation."""
+    name = " ".join(command.words)
+    if command.config is None:
+        return f"{command.summary}\n\n  {command.usage}"
+    folder = config_dir()
+    text = (folder / f"{command.config}.yaml").read_text(encoding="utf-8")
+    parts = [f"headloc {name} [key=value ...]: {command.summary}", "", text.rstrip()]
+    for group in sorted(path for path in folder.iterdir() if path.is_dir()):
+        if f"- {group.name}:" not in text:
+            continue
+        parts += ["", f"{group.name}="]
+        for choice in sorted(group.rglob("*.yaml")):
+            label = choice.relative_to(group).with_suffix("").as_posix()
+            options = [
+                line for line in choice.read_text(encoding="utf-8").splitlines()
+                if not line.startswith(("_target_", "# @package"))
+            ]  # fmt: skip
+            parts += [f"  {label}", *(f"      {line}" for line in options)]
+    return "\n".join(parts)
+
+
+def config_dir() -> Path:
+    """Return the folder of the shipped configuration, in the package or beside it in a checkout."""
+    here = Path(__file__).resolve().parent
+    for folder in (here / "conf", here.parent / "conf"):
+        if (folder / "localize.yaml").is_file():
+            return folder
+    raise HeadlocError(f"The configuration of headloc is missing beside {here}. Reinstall headloc.")
+
+
+def _with_hydra(command: Command, arguments: list[str]) -> None:
+    """Let Hydra compose the configuration (and sweep over it), and run the command on each."""
+    import hydra
+
+    # Hydra prints errors itself and exits, unless it is asked to raise them.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv = [f"headloc {' '.join(command.words)}", *arguments]
+
+    failures: list[Exception] = []
+
+    def task(cfg: DictConfig) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
+        try:
+            command.run(cfg, Path(HydraConfig.get().runtime.output_dir))
+        except Exception as error:
+            # Kept for the end: one job that fails must not cost the others of a sweep.
+            failures.append(error)
+
+    hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command.config)(
+        task
+    )()
+    if failures:
+        raise failures[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

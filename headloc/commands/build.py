@@ -1,0 +1,131 @@
+"""From a composed configuration to objects, with errors that speak of the configuration."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+
+from headloc.errors import HeadlocError, suggest
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from headloc.lm.frozen import FrozenLM
+
+
+def plain(node: Any) -> Any:
+    """Return a resolved configuration node as plain dicts, lists and values."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+
+
+def build(group: str, options: Mapping[str, Any]) -> Any:
+    """Make the object that a group's `_target_` names from the options beside it.
+
+    Raises:
+        HeadlocError: for an option that the target does not take, or a value of the wrong type.
+    """
+    from hydra.utils import get_class, instantiate
+
+    given = dict(options)
+    target = given.get("_target_")
+    if not isinstance(target, str):
+        raise HeadlocError(f"The group {group!r} names no _target_. Choose one of its files.")
+    try:
+        cls = get_class(target)
+    except Exception as error:
+        raise HeadlocError(f"{group}._target_={target!r} cannot be imported: {error}") from None
+    values = {key: value for key, value in given.items() if not key.startswith("_")}
+    check_options(group, cls, values)
+    return instantiate({**given, "_convert_": "all"})
+
+
+def build_settings(group: str, cls: type, options: Mapping[str, Any]) -> Any:
+    """Make a settings dataclass from a group's options, with the same checks as `build`."""
+    check_options(group, cls, options)
+    return cls(**options)
+
+
+def check_options(group: str, cls: type, options: Mapping[str, Any]) -> None:
+    """Check names and simple types of options against a constructor.
+
+    Raises:
+        HeadlocError: naming the option, what was given and what was expected.
+    """
+    parameters = inspect.signature(cls).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    hints = get_type_hints(inspect.unwrap(getattr(cls, "__init__")))  # noqa: B009
+    for key, value in options.items():
+        if key not in parameters:
+            if open_ended:
+                continue
+            names = [f"{group}.{name}" for name in parameters]
+            raise HeadlocError(
+                f"There is no option '{group}.{key}'. {suggest(f'{group}.{key}', names)}"
+            )
+        hint = hints.get(key)
+        if hint is not None and not _fits(value, hint):
+            raise HeadlocError(f"{group}.{key}={value!r} should be {_in_words(hint)}.")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value fits an annotation; True for annotations that are not simple."""
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (bool, str):
+        return isinstance(value, hint)
+    if hint is type(None):
+        return value is None
+    origin = get_origin(hint)
+    if origin is None or str(origin) not in ("typing.Union", "<class 'types.UnionType'>"):
+        return True
+    return any(_fits(value, part) for part in get_args(hint))
+
+
+def _in_words(hint: Any) -> str:
+    names = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
+    if hint in names:
+        return names[hint]
+    parts = [
+        names.get(part, "null" if part is type(None) else str(part)) for part in get_args(hint)
+    ]
+    return " or ".join(parts)
+
+
+def build_lm(cfg: DictConfig) -> FrozenLM:
+    """Load the model that a `model` group describes."""
+    from headloc.bundled import load_bundled
+    from headloc.lm.loading import load_lm
+
+    options = plain(cfg)
+    source = options.pop("source", None)
+    if source == "bundled":
+        options.pop("path", None)
+        options.pop("revision", None)
+        return load_bundled(**options)
+    if source not in ("local", "hub"):
+        raise HeadlocError(f"model.source={source!r} is unknown. {suggest(str(source), _SOURCES)}")
+    check_options("model", _LoadOptions, options)
+    return load_lm(options.pop("path"), local_only=source == "local", **options)
+
+
+_SOURCES = ("bundled", "local", "hub")
+
+
+class _LoadOptions:
+    """The options of `load_lm` that a configuration may set, for checking names and types."""
+
+    def __init__(
+        self,
+        path: str,
+        revision: str | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+        attn_implementation: str | None = None,
+        trust_remote_code: bool = False,
+        device_map: str | None = None,
+    ) -> None: ...

@@ -1,0 +1,132 @@
+"""Turn an exception into the sentence that a user is told, or None for what is a bug of headloc."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from headloc.errors import HeadlocError, suggest
+
+_KEY = re.compile(r"Could not override '([^']+)'|Key '([^']+)'|full_key: (\S+)")
+
+
+def explain(error: BaseException) -> str | None:
+    """Return the message for a mistake of the user, None for anything else."""
+    chain = list(_causes(error))
+    for cause in chain:
+        if isinstance(cause, HeadlocError):
+            return str(cause)
+    for cause in chain:
+        message = _explain_hydra(cause) or _explain_system(cause)
+        if message is not None:
+            return message
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+
+
+def _explain_hydra(error: BaseException) -> str | None:
+    from hydra.errors import (
+        ConfigCompositionException,
+        HydraException,
+        MissingConfigException,
+        OverrideParseException,
+    )
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+    if isinstance(error, MissingMandatoryValue):
+        key = getattr(error, "full_key", None) or str(error).rsplit(":", 1)[-1].strip()
+        return f"{key} is missing. Give it on the command line as {key}=VALUE."
+    if isinstance(error, MissingConfigException):
+        return _unknown_choice(error)
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override!r} cannot be read: {str(error).splitlines()[0]}. Write options as "
+            "key=value, and quote what holds spaces, brackets or commas."
+        )
+    if isinstance(error, ConfigCompositionException | OmegaConfBaseException):
+        return _unknown_key(error)
+    return str(error) if isinstance(error, HydraException) else None
+
+
+def _unknown_choice(error: Any) -> str:
+    """Explain a group choice that does not exist, such as gates=hardconcrete."""
+    match = re.search(r"Could not (?:find|load) '([^']+)'", str(error))
+    given = match[1] if match else str(getattr(error, "missing_cfg_file", ""))
+    options = getattr(error, "options", None)
+    group, _, choice = given.rpartition("/")
+    if options:
+        return f"{group}={choice} does not exist. {suggest(choice, options)}"
+    return str(error)
+
+
+def _unknown_key(error: BaseException) -> str:
+    """Explain an option that does not exist, with the closest ones that do."""
+    match = _KEY.search(str(error))
+    key = next((part for part in match.groups() if part), None) if match else None
+    if key is None:
+        return str(error).strip()
+    if key in _known_keys():
+        return f"{key} cannot be set so: {str(error).splitlines()[-1].strip()}"
+    return (
+        f"There is no option {key!r}. {_closest(key)} `headloc COMMAND --help` lists all of them."
+    )
+
+
+def _closest(key: str) -> str:
+    known = _known_keys()
+    # An option is often right but in the wrong group, or without its group.
+    last = key.rpartition(".")[2]
+    same = sorted(name for name in known if name.rpartition(".")[2] == last)
+    if same:
+        return f"Did you mean {' or '.join(repr(name) for name in same[:3])}?"
+    group = key.partition(".")[0]
+    inside = {name for name in known if name.startswith(f"{group}.")} if "." in key else set()
+    text = suggest(key, inside or {name for name in known if "." not in name})
+    return text if text.startswith("Did you mean") or inside else ""
+
+
+def _known_keys() -> set[str]:
+    """Return every option of the shipped configuration, as dotted keys."""
+    import yaml
+
+    from headloc.cli import config_dir
+
+    folder = config_dir()
+    keys: set[str] = set()
+    for path in sorted(folder.rglob("*.yaml")):
+        group = path.relative_to(folder).parts[:-1]
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        text = path.read_text(encoding="utf-8")
+        whole = "@package _global_" in text or not group
+        keys |= _flat(content, "" if whole else group[0])
+        if group:
+            keys.add(group[0])
+    return {key for key in keys if "defaults" not in key and "_target_" not in key}
+
+
+def _flat(content: Any, prefix: str) -> set[str]:
+    if not isinstance(content, dict):
+        return {prefix}
+    keys = {prefix} if prefix else set()
+    for name, value in content.items():
+        keys |= _flat(value, f"{prefix}.{name}" if prefix else str(name))
+    return keys
+
+
+def _explain_system(error: BaseException) -> str | None:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return (
+            f"{Path(str(error.filename))} cannot be used ({error.strerror}). "
+            "Check the path, its permissions and the free space."
+        )
+    if type(error).__name__ == "MisconfigurationException":
+        return f"Lightning refuses these trainer options: {error}"
+    return None

@@ -1,0 +1,146 @@
+"""`headloc localize`: from a configuration to a circuit, its verdict and its report."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headloc.commands.build import build, build_lm, build_settings, plain
+from headloc.errors import HeadlocError
+from headloc.files import usable_output_dir, write_json, write_text
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from headloc.localizer.run import Localization
+
+CHECKPOINT = Path("checkpoints") / "gates.ckpt"
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig, output_dir: Path) -> Localization:
+    """Localize, write everything under `output_dir` and print the table of heads.
+
+    Args:
+        cfg: the composed configuration of conf/localize.yaml.
+        output_dir: where to write; in a multi-run, the folder of this job.
+    """
+    folder = usable_output_dir(output_dir)
+    settings = _checked(cfg, folder)
+    resume_from = _checkpoint(folder, bool(settings["resume"]))
+
+    from headloc.reporting.console import Console
+
+    console = Console()
+    with console.stage("loading"):
+        run_parts = _parts(cfg, settings)
+    lm = run_parts["lm"]
+    logger = _logger(settings, folder)
+    try:
+        result = _localize(run_parts, settings, logger, console, resume_from)
+        _write(result, settings, folder, lm)
+        from headloc.reporting.wandb_run import log_result
+
+        log_result(logger, result, settings, folder)
+    finally:
+        logger.close()
+    console.summary(result, folder)
+    return result
+
+
+def _checked(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """Resolve the configuration; keep its text, which the report shows and config.yaml holds."""
+    from omegaconf import OmegaConf, open_dict
+
+    with open_dict(cfg):
+        cfg.output_dir = str(folder)
+    settings = plain(cfg)
+    settings["yaml"] = OmegaConf.to_yaml(cfg, resolve=True)
+    if not isinstance(settings["seed"], int) or settings["seed"] < 0:
+        raise HeadlocError(f"seed={settings['seed']!r} must be a whole number, 0 or above.")
+    return settings
+
+
+def _checkpoint(folder: Path, resume: bool) -> Path | None:
+    path = folder / CHECKPOINT
+    if not resume:
+        return None
+    if not path.is_file():
+        raise HeadlocError(
+            f"resume=true, but there is no checkpoint at {path}. Give the output_dir of the "
+            "interrupted run, or start it without resume."
+        )
+    return path
+
+
+def _parts(cfg: DictConfig, settings: dict[str, Any]) -> dict[str, Any]:
+    """Build everything that can be wrong before the model is loaded, then the model."""
+    from headloc.localizer.module import OptimizerSettings
+    from headloc.localizer.settings import DataSettings, VerdictSettings
+
+    built: dict[str, Any] = {
+        name: build(name, settings[name])
+        for name in ("task", "objective", "gates", "sparsity", "selection")
+    }
+    for name, cls in (
+        ("data", DataSettings),
+        ("optimizer", OptimizerSettings),
+        ("verdict", VerdictSettings),
+    ):
+        built[name] = build_settings(name, cls, settings[name])
+    built["callbacks"] = [
+        build(f"callbacks.{name}", options)
+        for name, options in settings["callbacks"].items()
+        if options is not None
+    ]
+    built["lm"] = build_lm(cfg.model)
+    return built
+
+
+def _logger(settings: dict[str, Any], folder: Path) -> Any:
+    from headloc.reporting.loggers import open_logger
+
+    return open_logger(settings["logger"], folder, settings)
+
+
+def _localize(
+    parts: dict[str, Any],
+    settings: dict[str, Any],
+    logger: Any,
+    console: Any,
+    resume_from: Path | None,
+) -> Localization:
+    from headloc.localizer.run import localize
+
+    trainer = dict(settings["trainer"])
+    if trainer.get("accelerator") == "auto":
+        trainer["accelerator"] = "cpu" if parts["lm"].device.type == "cpu" else "gpu"
+    parts["callbacks"] += console.callbacks(trainer)
+    return localize(
+        parts.pop("lm"),
+        parts.pop("task"),
+        **parts,
+        trainer={**trainer, "logger": logger.lightning, "default_root_dir": settings["output_dir"]},
+        seed=settings["seed"],
+        resume_from=resume_from,
+        stages=console.stage,
+    )
+
+
+def _write(result: Localization, settings: dict[str, Any], folder: Path, lm: Any) -> None:
+    """Write the results, the circuit last: where there is one, the rest is complete."""
+    from headloc.reporting.pictures import save_pictures
+    from headloc.reporting.report import write_report
+    from headloc.reporting.tables import write_heads, write_outcomes
+
+    write_text(folder / "config.yaml", settings["yaml"])
+    write_json(folder / "metrics.json", dict(result.metrics))
+    write_heads(result, folder / "heads.csv")
+    write_outcomes(result, folder / "outcomes.csv", lm)
+    save_pictures(result, folder)
+    write_report(result, settings["yaml"], folder / "report.html", lm)
+    result.circuit.save(folder / "circuit")
+    for number, circuit in enumerate(result.replicates, start=1):
+        circuit.save(folder / "replicates" / f"{number}")
