@@ -1,0 +1,200 @@
+"""Open the logger that a configuration asks for: W&B, a CSV file, or none.
+
+W&B is online only where a key is set or WANDB_MODE says so, and never asks for a login.  Where it
+cannot start, the curves go to a CSV file: a tracker must not cost a run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from headloc.errors import HeadlocError, suggest
+
+log = logging.getLogger(__name__)
+
+CURVES = Path("curves") / "metrics.csv"
+_KINDS = ("wandb", "csv", "none")
+_INIT_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class RunLogger:
+    """Where a run is logged.
+
+    Attributes:
+        lightning: what `lightning.Trainer(logger=...)` takes.
+        wandb_run: the W&B run, or None.
+    """
+
+    lightning: Any
+    wandb_run: Any = None
+
+    def close(self) -> None:
+        """Finish the W&B run, as failed when an exception is on its way; never raises."""
+        if self.wandb_run is None:
+            return
+        failed = sys.exc_info()[0] is not None
+        place = _offline_folder(self.wandb_run)
+        try:
+            self.wandb_run.finish(exit_code=int(failed))
+        except Exception as error:
+            log.warning("The W&B run could not be finished (%s); its files are kept.", error)
+        if place is not None:
+            from headloc.reporting.console import Console
+
+            Console().note(f"W&B recorded the run offline; upload it with: wandb sync {place}")
+
+
+def open_logger(options: Mapping[str, Any], folder: Path, settings: Mapping[str, Any]) -> RunLogger:
+    """Open the logger that the `logger` group describes.
+
+    Args:
+        options: the group: `kind`, and for W&B `project`, `name`, `group`, `tags`.
+        folder: the output folder of the run.
+        settings: the whole resolved configuration.
+
+    Raises:
+        HeadlocError: for an unknown kind.
+    """
+    kind = str(options.get("kind"))
+    if kind not in _KINDS:
+        raise HeadlocError(f"logger.kind={kind!r} is unknown. {suggest(kind, _KINDS)}")
+    if kind == "none":
+        return RunLogger(False)
+    run = _start_wandb(options, folder, settings) if kind == "wandb" else None
+    if run is None:
+        return RunLogger(_csv_logger(folder))
+    from lightning.pytorch.loggers import WandbLogger
+
+    return RunLogger(WandbLogger(experiment=run, save_dir=str(folder), log_model=False), run)
+
+
+def _start_wandb(options: Mapping[str, Any], folder: Path, settings: Mapping[str, Any]) -> Any:
+    """Start a W&B run, online where that is wanted and works, else offline; None if neither."""
+    mode = _mode()
+    if mode == "disabled":
+        return None
+    start = _starter(options, folder, settings)
+    try:
+        if mode == "online":
+            return start("online")
+    except Exception as error:
+        log.warning("W&B cannot go online (%s): the run is recorded offline.", _short(error))
+    try:
+        return start("offline")
+    except Exception as error:
+        log.warning(
+            "W&B cannot start (%s): curves go to %s instead.", _short(error), folder / CURVES
+        )
+        return None
+
+
+def _starter(
+    options: Mapping[str, Any], folder: Path, settings: Mapping[str, Any]
+) -> Callable[[Literal["online", "offline"]], Any]:
+    def start(mode: Literal["online", "offline"]) -> Any:
+        import wandb
+
+        folder.mkdir(parents=True, exist_ok=True)
+        wandb.setup(settings=wandb.Settings(silent=True, quiet=True))
+        if mode == "online":
+            _require_key(wandb)
+        run = wandb.init(
+            mode=mode,
+            dir=str(folder),
+            project=options.get("project") or "headloc",
+            name=options.get("name"),
+            group=options.get("group"),
+            tags=list(options.get("tags") or ()),
+            job_type="localize",
+            config=_config(settings),
+            reinit="create_new",
+            settings=wandb.Settings(
+                silent=True, quiet=True, console="off", init_timeout=_INIT_SECONDS
+            ),
+        )
+        _define_metrics(run)
+        return run
+
+    return start
+
+
+def _require_key(wandb: Any) -> None:
+    """Make sure that W&B has a key without asking for one.
+
+    Raises:
+        HeadlocError: when it has none.
+    """
+    if os.environ.get("WANDB_API_KEY"):
+        return
+    try:
+        known = wandb.login(prompt=False)
+    except TypeError:
+        # Before 0.22 a login without a key cannot be kept from asking.
+        known = False
+    if not known:
+        raise HeadlocError("no API key: set WANDB_API_KEY or run `wandb login`")
+
+
+def _mode() -> str:
+    """Return online, offline or disabled, from the environment."""
+    asked = os.environ.get("WANDB_MODE", "").lower()
+    if asked in ("online", "shared"):
+        return "online"
+    if asked == "disabled":
+        return "disabled"
+    return "online" if os.environ.get("WANDB_API_KEY") and not asked else "offline"
+
+
+def _config(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the resolved configuration, without its text, and the versions of the packages."""
+    from headloc.reporting.versions import package_versions
+
+    config = {key: value for key, value in settings.items() if key != "yaml"}
+    return {**config, "versions": package_versions()}
+
+
+def _define_metrics(run: Any) -> None:
+    """Draw curves over training steps, and keep the best accuracy in the summary."""
+    step = "trainer/global_step"
+    run.define_metric(step)
+    run.define_metric("*", step_metric=step, step_sync=True)
+    run.define_metric("val/accuracy", step_metric=step, step_sync=True, summary="max")
+    run.define_metric("train/task_loss", step_metric=step, step_sync=True, summary="min")
+
+
+def _offline_folder(run: Any) -> Path | None:
+    settings = getattr(run, "settings", None)
+    if settings is None or not getattr(run, "offline", False):
+        return None
+    return Path(str(settings.sync_dir))
+
+
+def _csv_logger(folder: Path) -> Any:
+    """Return a logger that writes folder/curves/metrics.csv; an earlier file is kept by number."""
+    from lightning.pytorch.loggers import CSVLogger
+
+    path = folder / CURVES
+    if path.is_file():
+        number = 1
+        while path.with_suffix(f".{number}.csv").exists():
+            number += 1
+        path.rename(path.with_suffix(f".{number}.csv"))
+    logger = CSVLogger(folder, name=CURVES.parent.name, version="")
+    with warnings.catch_warnings():
+        # Of the earlier files only metrics.csv would be replaced, and that one has moved.
+        warnings.filterwarnings("ignore", message=".*exists and is not empty")
+        _ = logger.experiment
+    return logger
+
+
+def _short(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,96 @@
+"""The tables that a run leaves: heads.csv and outcomes.csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from headloc.files import write_text
+from headloc.reporting.outcomes import SCORED, OutcomeRow, outcome_rows
+from headloc.reporting.rows import HeadRow, head_rows
+
+if TYPE_CHECKING:
+    from headloc.lm.frozen import FrozenLM
+    from headloc.localizer.run import Localization
+
+HEAD_COLUMNS = ("layer", "head", "gate", "score", "selected", "replicate_share")
+OUTCOME_COLUMNS = (
+    "split",
+    "index",
+    "task",
+    "prompt",
+    "answer",
+    "answer_full",
+    "answer_circuit",
+    *(f"correct_{name}" for name in SCORED),
+    *(f"log_probability_{name}" for name in SCORED),
+)
+
+
+def write_heads(result: Localization, path: Path) -> None:
+    """Write every head: gate, score, whether selected, share of the replicates that chose it."""
+    rows = head_rows(result.circuit, result.replicates)
+    write_text(path, _csv(HEAD_COLUMNS, (head_values(row) for row in rows)))
+
+
+def write_outcomes(result: Localization, path: Path, lm: FrozenLM) -> None:
+    """Write every prompt of the verdict with the answers of the full model and of the circuit."""
+    rows = outcome_rows(result, lm)
+    write_text(path, _csv(OUTCOME_COLUMNS, (_outcome_values(row) for row in rows)))
+
+
+def head_values(row: HeadRow) -> list[object]:
+    """Return the cells of a head in the order of `HEAD_COLUMNS`."""
+    return [row.head.layer, row.head.head, row.gate, row.score, row.selected, row.share]
+
+
+def read_outcomes(path: Path) -> list[OutcomeRow]:
+    """Read outcomes.csv back; only the full model's and the circuit's answers are in it."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [_outcome_row(cells) for cells in csv.DictReader(file)]
+
+
+def _outcome_row(cells: dict[str, str]) -> OutcomeRow:
+    scored = [name for name in SCORED if cells[f"correct_{name}"]]
+    return OutcomeRow(
+        cells["split"],
+        int(cells["index"]),
+        cells["task"],
+        cells["prompt"],
+        cells["answer"],
+        {name: cells[f"answer_{name}"] for name in ("full", "circuit")},
+        {name: cells[f"correct_{name}"] == "1" for name in scored},
+        {name: float(cells[f"log_probability_{name}"]) for name in scored},
+    )
+
+
+def _outcome_values(row: OutcomeRow) -> list[object]:
+    return [
+        row.split,
+        row.index,
+        row.task,
+        row.prompt,
+        row.answer,
+        row.predicted.get("full"),
+        row.predicted.get("circuit"),
+        *(row.correct.get(name) for name in SCORED),
+        *(row.log_probability.get(name) for name in SCORED),
+    ]
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_cell(value) for value in row] for row in rows)
+    return buffer.getvalue()
+
+
+def _cell(value: object) -> object:
+    """Write truth values as 1 and 0, and floats to nine digits, which give a float32 back."""
+    if isinstance(value, bool):
+        return int(value)
+    return f"{value:.9g}" if isinstance(value, float) else value

@@ -1,0 +1,115 @@
+"""What a finished run leaves in W&B: tables, the heat map, the summary, and the circuit itself."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headloc.reporting.figures import SPLITS, accuracy_rows
+from headloc.reporting.outcomes import example_rows
+from headloc.reporting.pictures import picture_path
+from headloc.reporting.rows import head_rows
+from headloc.reporting.tables import HEAD_COLUMNS, head_values, read_outcomes
+from headloc.reporting.text import model_name, task_name
+
+if TYPE_CHECKING:
+    from headloc.circuit import Circuit
+    from headloc.localizer.run import Localization
+    from headloc.reporting.loggers import RunLogger
+
+log = logging.getLogger(__name__)
+
+_ACCURACY_COLUMNS = ("condition", "tasks", "accuracy", "low", "high", "n", "smallest", "largest")
+_PREDICTION_COLUMNS = ("split", "task", "prompt", "answer", "full model", "circuit")
+
+
+def log_result(
+    logger: RunLogger, result: Localization, settings: Mapping[str, Any], folder: Path
+) -> None:
+    """Log a result to the W&B run, if there is one; a failure costs a warning, not the run.
+
+    Args:
+        logger: the logger of the run.
+        result: what the run found.
+        settings: the whole resolved configuration.
+        folder: the output folder, in which the result's files have been written.
+    """
+    run = logger.wandb_run
+    if run is None:
+        return
+    try:
+        run.log(_media(result, folder))
+        run.summary.update(
+            {**result.metrics, "heads/names": [str(h) for h in result.circuit.heads]}
+        )
+        run.config.update({"model_source": dict(result.circuit.model)}, allow_val_change=True)
+        _log_circuit(run, result.circuit, settings, folder)
+    except Exception as error:
+        log.warning("The result could not be logged to W&B (%s); its files are complete.", error)
+
+
+def artifact_name(task: str) -> str:
+    """Return the name of a circuit's artifact, of characters that W&B allows."""
+    return f"circuit-{re.sub(r'[^A-Za-z0-9_.-]+', '-', task)}"[:128]
+
+
+def _media(result: Localization, folder: Path) -> dict[str, Any]:
+    import wandb
+
+    rows = head_rows(result.circuit, result.replicates)
+    media: dict[str, Any] = {
+        "heads": wandb.Table(columns=list(HEAD_COLUMNS), data=[head_values(row) for row in rows]),
+        "accuracies": wandb.Table(
+            columns=list(_ACCURACY_COLUMNS), data=_accuracies(result.metrics)
+        ),
+    }
+    picture = picture_path(folder, "heads")
+    if picture.is_file():
+        media["heads_map"] = wandb.Image(str(picture), caption="gates by layer and head")
+    outcomes = folder / "outcomes.csv"
+    if outcomes.is_file():
+        media["predictions"] = wandb.Table(
+            columns=list(_PREDICTION_COLUMNS), data=_predictions(outcomes)
+        )
+    return media
+
+
+def _accuracies(metrics: Mapping[str, float]) -> list[list[Any]]:
+    return [
+        [row.label, name, f.value, f.low, f.high, f.n, f.smallest, f.largest]
+        for row in accuracy_rows(metrics)
+        for name, f in zip(SPLITS.values(), row.figures, strict=True)
+        if f is not None
+    ]
+
+
+def _predictions(path: Path) -> list[list[str]]:
+    return [
+        [row.split, row.task, row.prompt, row.answer, *map(row.predicted.get, ("full", "circuit"))]  # type: ignore[list-item]
+        for row in example_rows(read_outcomes(path))
+    ]
+
+
+def _log_circuit(run: Any, circuit: Circuit, settings: Mapping[str, Any], folder: Path) -> None:
+    import wandb
+
+    if not (folder / "circuit").is_dir():
+        return
+    artifact = wandb.Artifact(
+        artifact_name(task_name(circuit.task)),
+        type="circuit",
+        description=f"{len(circuit.heads)} heads of {model_name(circuit.model)}",
+        metadata={
+            "lm": dict(circuit.model),
+            "task": dict(circuit.task),
+            "objective": dict(circuit.objective),
+            "seed": circuit.seed,
+            "metrics": dict(circuit.metrics),
+        },
+    )
+    for path in sorted((folder / "circuit").iterdir()):
+        artifact.add_file(str(path), name=path.name)
+    run.log_artifact(artifact, aliases=["latest", f"seed-{circuit.seed}"])
