@@ -32,7 +32,7 @@ def circuit_card(circuit: Circuit) -> str:
         "",
         f"{len(circuit.heads)} of {total} attention heads of {_code(circuit.model.get('name'))} "
         f"(`{_code_inner(circuit.model.get('model_type'))}`), found by headloc on the task "
-        f"{_code(circuit.task.get('name'))}: {heads}.",
+        f"{_code(circuit.task.get('family'))}: {heads}.",
         "",
         "Heads are zero-based: `L15H2` is head 2 of layer 15. A head outside the circuit is "
         "closed: "
