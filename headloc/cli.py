@@ -8,17 +8,20 @@ HEADLOC_TRACEBACK=1 is set, and ends with status 2.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from headloc import __version__
 from headloc.errors import HeadlocError, suggest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+_OVERRIDE = re.compile(r"[+~]*[A-Za-z_][\w.@/]*=")
 
 _USAGE = """\
 headloc {version}: find the few attention heads that carry a few-shot ability, and read them.
@@ -130,9 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(arguments)
-    except KeyboardInterrupt:
-        print("\nInterrupted. Finished files are complete; go on with the same command and "
-              "resume=true output_dir=DIR.", file=sys.stderr)  # fmt: skip
+    except KeyboardInterrupt as interrupt:
+        print(f"\nheadloc: {str(interrupt) or 'Interrupted.'}", file=sys.stderr)
         return 130
     except Exception as error:
         from headloc.commands.errors import explain
@@ -145,9 +147,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if not arguments:
+        raise HeadlocError(f"Name a command.\n\n{_usage()}")
+    if arguments[0] in ("-h", "--help", "help"):
         print(_usage())
-        return 0 if arguments else 2
+        return 0
     if arguments[0] == "--version":
         print(f"headloc {__version__}")
         return 0
@@ -217,26 +221,62 @@ def _with_hydra(command: Command, arguments: list[str]) -> None:
     """Let Hydra compose the configuration (and sweep over it), and run the command on each."""
     import hydra
 
+    # Hydra reads options behind its flags only.
+    arguments = sorted(arguments, key=lambda argument: bool(_OVERRIDE.match(argument)))
+    _check_flags(arguments)
     # Hydra prints errors itself and exits, unless it is asked to raise them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = [f"headloc {' '.join(command.words)}", *arguments]
 
-    failures: list[Exception] = []
+    failures: list[tuple[str, Exception]] = []
 
     def task(cfg: DictConfig) -> None:
         from hydra.core.hydra_config import HydraConfig
 
+        config = HydraConfig.get()
         try:
-            command.run(cfg, Path(HydraConfig.get().runtime.output_dir))
+            command.run(cfg, Path(config.runtime.output_dir))
         except Exception as error:
             # Kept for the end: one job that fails must not cost the others of a sweep.
-            failures.append(error)
+            job = ",".join(config.overrides.task)
+            failures.append((job, error))
 
     hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command.config)(
         task
     )()
+    if len(failures) == 1:
+        raise failures[0][1]
     if failures:
-        raise failures[0]
+        raise _joined(failures)
+
+
+def _joined(failures: list[tuple[str, Exception]]) -> Exception:
+    """Return one error for several jobs of a sweep, or the first that is a bug of headloc."""
+    from headloc.commands.errors import explain
+
+    lines = [f"{len(failures)} jobs failed:"]
+    for job, error in failures:
+        message = explain(error)
+        if message is None:
+            return error
+        lines.append(f"  {job}\n    {message}")
+    return HeadlocError("\n".join(lines))
+
+
+def _check_flags(arguments: list[str]) -> None:
+    """Refuse flags that Hydra does not know, which it would answer with its own usage."""
+    from hydra._internal.utils import get_args_parser
+
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise HeadlocError(
+            f"{message[:1].upper()}{message[1:]}. Options are written as key=value; "
+            "`headloc COMMAND --help` lists them."
+        )
+
+    parser.error = refuse
+    parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ def build(group: str, options: Mapping[str, Any]) -> Any:
     """
     from hydra.utils import get_class, instantiate
 
+    if not isinstance(options, Mapping):
+        raise HeadlocError(f"{group}={options!r} must be a group of options with a _target_.")
     given = dict(options)
     target = given.get("_target_")
     if not isinstance(target, str):
@@ -44,6 +46,8 @@ def build(group: str, options: Mapping[str, Any]) -> Any:
 
 def build_settings(group: str, cls: type, options: Mapping[str, Any]) -> Any:
     """Make a settings dataclass from a group's options, with the same checks as `build`."""
+    if not isinstance(options, Mapping):
+        raise HeadlocError(f"{group}={options!r} must be a group of options.")
     check_options(group, cls, options)
     return cls(**options)
 
@@ -94,6 +98,17 @@ def _in_words(hint: Any) -> str:
         names.get(part, "null" if part is type(None) else str(part)) for part in get_args(hint)
     ]
     return " or ".join(parts)
+
+
+def checked_seed(value: Any) -> int:
+    """Return a seed of the configuration.
+
+    Raises:
+        HeadlocError: when it is not a whole number of zero or more.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise HeadlocError(f"seed={value!r} must be a whole number, 0 or above.")
+    return value
 
 
 def build_lm(cfg: DictConfig) -> FrozenLM:

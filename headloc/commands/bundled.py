@@ -29,7 +29,10 @@ def run(cfg: DictConfig, output_dir: Path) -> Path:
     from headloc.bundled.training import train
     from headloc.reporting.console import Console
 
-    recipe = Recipe.from_dict(settings["recipe"])
+    try:
+        recipe = Recipe.from_dict(settings["recipe"])
+    except (TypeError, ValueError) as error:
+        raise HeadlocError(f"The recipe has a value of the wrong type: {error}.") from error
     console = Console()
     with console.stage("training the bundled model") as show:
 

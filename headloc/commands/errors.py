@@ -44,6 +44,11 @@ def _explain_hydra(error: BaseException) -> str | None:
     if isinstance(error, MissingMandatoryValue):
         key = getattr(error, "full_key", None) or str(error).rsplit(":", 1)[-1].strip()
         return f"{key} is missing. Give it on the command line as {key}=VALUE."
+    if isinstance(error, ValueError) and str(error).startswith("Config group override"):
+        return (
+            "A group of the configuration cannot be null here. Choose one of its files, as in "
+            "gates=l1; `headloc COMMAND --help` lists them."
+        )
     if isinstance(error, MissingConfigException):
         return _unknown_choice(error)
     if isinstance(error, OverrideParseException):
@@ -73,8 +78,17 @@ def _unknown_key(error: BaseException) -> str:
     key = next((part for part in match.groups() if part), None) if match else None
     if key is None:
         return str(error).strip()
+    if key.startswith("hydra.") and key.endswith(".dir"):
+        return "output_dir must name a folder, as in output_dir=outputs/mine."
+    choices = _choices_with(key)
+    if choices and "Could not override" in str(error):
+        group = key.partition(".")[0]
+        return (
+            f"{key} is an option of {' and '.join(f'{group}={choice}' for choice in choices)}, "
+            f"not of the choice made here. Add {group}={choices[0]}."
+        )
     if key in _known_keys():
-        return f"{key} cannot be set so: {str(error).splitlines()[-1].strip()}"
+        return f"{key} cannot be set so: {str(error).splitlines()[0].strip()}"
     return (
         f"There is no option {key!r}. {_closest(key)} `headloc COMMAND --help` lists all of them."
     )
@@ -95,21 +109,32 @@ def _closest(key: str) -> str:
 
 def _known_keys() -> set[str]:
     """Return every option of the shipped configuration, as dotted keys."""
+    groups = {path.parent.name for path, _ in _shipped() if path.parent != Path()}
+    return groups.union(*(keys for _, keys in _shipped()))
+
+
+def _choices_with(key: str) -> list[str]:
+    """Return the choices of a key's group that have this option."""
+    group = Path(key.partition(".")[0])
+    return [path.stem for path, keys in _shipped() if path.parent == group and key in keys]
+
+
+def _shipped() -> list[tuple[Path, set[str]]]:
+    """Return every shipped file, relative to conf/, with the options it sets as dotted keys."""
     import yaml
 
     from headloc.cli import config_dir
 
     folder = config_dir()
-    keys: set[str] = set()
+    found = []
     for path in sorted(folder.rglob("*.yaml")):
-        group = path.relative_to(folder).parts[:-1]
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        place = path.relative_to(folder)
         text = path.read_text(encoding="utf-8")
-        whole = "@package _global_" in text or not group
-        keys |= _flat(content, "" if whole else group[0])
-        if group:
-            keys.add(group[0])
-    return {key for key in keys if "defaults" not in key and "_target_" not in key}
+        whole = "@package _global_" in text or place.parent == Path()
+        keys = _flat(yaml.safe_load(text) or {}, "" if whole else place.parts[0])
+        kept = {key for key in keys if "defaults" not in key and "_target_" not in key}
+        found.append((place, kept))
+    return found
 
 
 def _flat(content: Any, prefix: str) -> set[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headloc.commands.build import build, build_lm, build_settings, plain
+from headloc.commands.build import build, build_lm, build_settings, checked_seed, plain
 from headloc.errors import CircuitError, HeadlocError, suggest
 from headloc.files import usable_output_dir, write_json, write_text
 
@@ -30,7 +30,9 @@ def run(cfg: DictConfig, output_dir: Path) -> dict[str, float]:
     from headloc.reporting.console import Console
 
     folder = usable_output_dir(output_dir)
-    circuit = Circuit.load(str(plain(cfg)["circuit"]))
+    settings = plain(cfg)
+    seed = checked_seed(settings["seed"])
+    circuit = Circuit.load(str(settings["circuit"]))
     data = build_settings("data", DataSettings, plain(cfg.data))
     verdict = build_settings("verdict", VerdictSettings, plain(cfg.verdict))
     console = Console()
@@ -38,8 +40,8 @@ def run(cfg: DictConfig, output_dir: Path) -> dict[str, float]:
         lm = build_lm(cfg.model) if cfg.get("model") else own_model(circuit)
         task = build("task", plain(cfg.task)) if cfg.get("task") else own_task(circuit)
         circuit.check_model(lm)
-    objective = own_objective(circuit, lm, task, seed=int(cfg.seed), prompts=data.mean_prompts)
-    verdicts = _judge(circuit, lm, task, objective, data, verdict, int(cfg.seed), console)
+    objective = own_objective(circuit, lm, task, seed=seed, prompts=data.mean_prompts)
+    verdicts = _judge(circuit, lm, task, objective, data, verdict, seed, console)
     metrics = verdicts["seen"].to_metrics()
     if "held_out" in verdicts:
         metrics |= verdicts["held_out"].to_metrics("held_out/")
@@ -87,7 +89,7 @@ def own_objective(
             f"The circuit's objective has settings of another headloc: {error}"
         ) from None
     if circuit.tensors:
-        objective.load_tensors({key: value.to(lm.device) for key, value in circuit.tensors.items()})
+        objective.load_tensors(circuit.tensors, lm, task)
     else:
         objective.prepare(lm, task, seed=seed, prompts=prompts, progress=None)
     return objective

@@ -6,7 +6,14 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headloc.commands.build import build, build_lm, build_settings, plain
+from headloc.commands.build import (
+    build,
+    build_lm,
+    build_settings,
+    check_options,
+    checked_seed,
+    plain,
+)
 from headloc.errors import HeadlocError
 from headloc.files import usable_output_dir, write_json, write_text
 
@@ -29,7 +36,7 @@ def run(cfg: DictConfig, output_dir: Path) -> Localization:
     """
     folder = usable_output_dir(output_dir)
     settings = _checked(cfg, folder)
-    resume_from = _checkpoint(folder, bool(settings["resume"]))
+    resume_from = _checkpoint(folder, settings["resume"])
 
     from headloc.reporting.console import Console
 
@@ -44,10 +51,22 @@ def run(cfg: DictConfig, output_dir: Path) -> Localization:
         from headloc.reporting.wandb_run import log_result
 
         log_result(logger, result, settings, folder)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_interrupted(folder)) from None
     finally:
         logger.close()
     console.summary(result, folder)
     return result
+
+
+def _interrupted(folder: Path) -> str:
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        return "Interrupted before any gates were saved."
+    return (
+        f"Interrupted; the gates so far are in {path}. Go on with the same command and "
+        f"resume=true output_dir={folder}."
+    )
 
 
 def _checked(cfg: DictConfig, folder: Path) -> dict[str, Any]:
@@ -58,8 +77,9 @@ def _checked(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         cfg.output_dir = str(folder)
     settings = plain(cfg)
     settings["yaml"] = OmegaConf.to_yaml(cfg, resolve=True)
-    if not isinstance(settings["seed"], int) or settings["seed"] < 0:
-        raise HeadlocError(f"seed={settings['seed']!r} must be a whole number, 0 or above.")
+    checked_seed(settings["seed"])
+    if not isinstance(settings["resume"], bool):
+        raise HeadlocError(f"resume={settings['resume']!r} must be true or false.")
     return settings
 
 
@@ -77,7 +97,10 @@ def _checkpoint(folder: Path, resume: bool) -> Path | None:
 
 def _parts(cfg: DictConfig, settings: dict[str, Any]) -> dict[str, Any]:
     """Build everything that can be wrong before the model is loaded, then the model."""
+    from lightning import Trainer
+
     from headloc.localizer.module import OptimizerSettings
+    from headloc.localizer.run import check_parts
     from headloc.localizer.settings import DataSettings, VerdictSettings
 
     built: dict[str, Any] = {
@@ -95,7 +118,10 @@ def _parts(cfg: DictConfig, settings: dict[str, Any]) -> dict[str, Any]:
         for name, options in settings["callbacks"].items()
         if options is not None
     ]
+    check_options("trainer", Trainer, settings["trainer"])
     built["lm"] = build_lm(cfg.model)
+    fitting = ("lm", "task", "gates", "sparsity", "selection")
+    check_parts(**{name: built[name] for name in fitting})
     return built
 
 

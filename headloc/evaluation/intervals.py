@@ -59,7 +59,8 @@ def bootstrap(
     # How often each prompt is drawn in a resample is multinomial: one matrix product per sample.
     counts_RN = stream(seed, "bootstrap").multinomial(n, np.full(n, 1 / n), size=resamples)
     means_SR = values_SN @ counts_RN.T / n
-    low, high = np.percentile(statistic(*means_SR), _LEVELS)
+    # A statistic may be undefined (NaN) in a few resamples.
+    low, high = np.nanpercentile(statistic(*means_SR), _LEVELS)
     point = float(statistic(*values_SN.mean(1)[:, None])[0])
     return Estimate(point, float(low), float(high), n)
 
@@ -78,10 +79,12 @@ def faithfulness(
 ) -> Estimate | None:
     """Return (m(circuit) - m(off)) / (m(full) - m(off)), METHODS 7; None where it is undefined.
 
-    Numerator and denominator are averaged over prompts before dividing.  A denominator near zero
-    means that the heads do not matter for the task; then there is nothing to divide by.
+    Numerator and denominator are averaged over prompts before dividing.  A denominator that is near
+    zero, or whose interval reaches zero, means that the heads may not matter for the task at all;
+    then there is nothing to divide by.
     """
-    if full.mean() - off.mean() < smallest_denominator:
+    gap = bootstrap(lambda full, off: full - off, full, off, seed=seed)
+    if gap.value < smallest_denominator or gap.low <= 0:
         return None
     return bootstrap(_ratio, circuit, off, full, seed=seed)
 

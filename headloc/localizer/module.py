@@ -170,8 +170,9 @@ class HeadLocalizer(L.LightningModule):
         }
 
     def _logs_now(self) -> bool:
+        """Every few steps, and at the end of an epoch, so that no curve has an epoch missing."""
         every = max(1, int(self.trainer.log_every_n_steps))
-        return self.global_step % every == 0
+        return self.global_step % every == 0 or self.trainer.is_last_batch
 
     def _log_step(self, task_loss: Tensor, term: Tensor, gates_BA: Tensor) -> None:
         figures = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+import signal
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from headloc.circuit import Circuit
@@ -37,7 +40,7 @@ from headloc.localizer.selection import Auto, Ranking, Selection
 from headloc.localizer.settings import DataSettings, VerdictSettings
 from headloc.localizer.stages import Stages, silent
 from headloc.objectives import InPlace, Objective, PromptSet
-from headloc.randomness import stream
+from headloc.randomness import stream, torch_generator
 from headloc.tasks import Items, Split, TaskFamily
 
 
@@ -135,13 +138,18 @@ def localize(
         seed=seed,
     )
     # What can be refused is refused before any work is done.
-    sparsity.begin(lm.layout.total)
-    task.check_items(items="fit")
-    task.check_items(items="score")
+    check_parts(lm, task, parts.gates, sparsity, parts.selection)
+    history = GateHistory()
+    fitter = _trainer(parts, [history, *(callbacks or [])])
     ledger = TokenLedger()
     prompts = _prepare(parts, ledger, stages)
     with ledger.counting(lm, "train"):
-        history = _train(parts, prompts, callbacks or [], resume_from)
+        _fit(parts, prompts, fitter, resume_from)
+    if not history.values:
+        raise HeadlocError(
+            "Training ended before its first epoch was complete, so there are no gates to read. "
+            "Give a larger trainer.max_epochs or trainer.max_steps."
+        )
     with ledger.counting(lm, "selection"), stages("selecting heads"):
         heads = _select(parts, prompts, history)
     with ledger.counting(lm, "verdict"):
@@ -161,6 +169,26 @@ def localize(
     circuit = _circuit(parts, heads, history, seed, metrics)
     stable = tuple(_circuit(parts, chosen, past, number, {}) for number, chosen, past in replicates)
     return Localization(circuit, verdicts, history, ledger, metrics, stable, greedy)
+
+
+def check_parts(
+    lm: FrozenLM,
+    task: TaskFamily,
+    gates: HeadGates,
+    sparsity: SparsityControl,
+    selection: Selection,
+) -> None:
+    """Refuse settings that do not fit the model or the task.
+
+    Raises:
+        HeadlocError: naming the setting, what was given and what is possible.
+    """
+    total = lm.layout.total
+    sparsity.begin(total)
+    _settled(selection, sparsity).begin(total)
+    copy.deepcopy(gates).allocate(total, torch_generator(0, "check"))
+    task.check_items(items="fit")
+    task.check_items(items="score")
 
 
 def _settled(selection: Selection, sparsity: SparsityControl) -> Selection:
@@ -213,18 +241,45 @@ def _draw(
     )
 
 
-def _train(
+def _trainer(parts: Parts, callbacks: list[L.Callback]) -> L.Trainer:
+    """Make the trainer; without a logger or a checkpoint callback it writes nothing.
+
+    Raises:
+        HeadlocError: when Lightning refuses its options.
+    """
+    options = {
+        "max_epochs": 25,
+        "accelerator": "auto",
+        "devices": 1,
+        "logger": False,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 4,
+        **parts.trainer,
+    }
+    chosen = [*(options.pop("callbacks", None) or []), *callbacks]
+    saves = any(isinstance(callback, L.pytorch.callbacks.ModelCheckpoint) for callback in chosen)
+    options.setdefault("enable_checkpointing", saves)
+    epochs, steps = options["max_epochs"], options.get("max_steps", -1)
+    if steps == -1 and (not isinstance(epochs, int) or epochs < 1):
+        raise HeadlocError(f"trainer.max_epochs={epochs!r} must be a whole number above 0.")
+    try:
+        with _expected_warnings():
+            return L.Trainer(**options, callbacks=chosen)
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise HeadlocError(f"Lightning refuses these trainer options: {error}") from error
+
+
+def _fit(
     parts: Parts,
     prompts: _Prompts,
-    callbacks: list[L.Callback],
+    trainer: L.Trainer,
     resume_from: str | Path | None = None,
     *,
     seed: int | None = None,
     bootstrap: bool = False,
-) -> GateHistory:
-    """Train one set of gates and return its history."""
+) -> None:
+    """Train one set of gates."""
     seed = parts.seed if seed is None else seed
-    history = GateHistory()
     module = HeadLocalizer(
         parts.lm,
         parts.objective,
@@ -238,17 +293,41 @@ def _train(
     rows = PromptRows(
         len(prompts.train), len(prompts.selection), parts.data.batch_size, seed, bootstrap=bootstrap
     )
-    options = {"max_epochs": 25, "accelerator": "auto", "devices": 1, **parts.trainer}
-    with _expected_warnings():
-        trainer = L.Trainer(**{**options, "callbacks": [*_callbacks(options), history, *callbacks]})
-        trainer.fit(module, rows, ckpt_path=resume_from)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    return history
+    if resume_from is not None:
+        _check_checkpoint(Path(resume_from), module)
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        with _expected_warnings():
+            trainer.fit(module, rows, ckpt_path=resume_from)
+    except SystemExit:
+        # Lightning turns an interrupt into an exit, and leaves further ones ignored.
+        if not trainer.interrupted:
+            raise
+        signal.signal(signal.SIGINT, on_interrupt)
+        raise KeyboardInterrupt from None
 
 
-def _callbacks(options: Mapping[str, Any]) -> list[L.Callback]:
-    return list(options.get("callbacks") or [])
+def _check_checkpoint(path: Path, module: HeadLocalizer) -> None:
+    """Refuse a checkpoint that is broken or belongs to a run with other settings.
+
+    Raises:
+        HeadlocError: saying what it holds and what was expected.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        found = {name: tuple(value.shape) for name, value in state.items()}
+    # torch.load raises bare exceptions of many kinds on broken files.
+    except Exception as error:
+        raise HeadlocError(
+            f"The checkpoint {path} cannot be read ({type(error).__name__}). Delete it and start "
+            "the run again without resume."
+        ) from error
+    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    if found != expected:
+        raise HeadlocError(
+            f"The checkpoint {path} does not fit this run: it holds {found}, expected {expected}. "
+            "Resume with the model, gates and sparsity of the interrupted run."
+        )
 
 
 @contextmanager
@@ -258,7 +337,9 @@ def _expected_warnings() -> Iterator[None]:
         for message in (
             "Found .* module.s. in eval mode",
             ".*does not have many workers",
-            ".*isinstance.treespec, LeafSpec. is deprecated",
+            ".*isinstance.treespec, LeafSpec.",
+            "Checkpoint directory .* exists and is not empty",
+            "The dirpath has changed from",
             "The number of training batches .* is smaller than the logging interval",
         ):
             warnings.filterwarnings("ignore", message=message)
@@ -311,7 +392,9 @@ def _replicate(parts: Parts, prompts: _Prompts, stages: Stages) -> list[_Replica
     with stages("replicates") as progress:
         for number in range(1, parts.verdict.replicates + 1):
             seed = parts.seed + 1000 * number
-            history = _train(silent_parts, prompts, [], seed=seed, bootstrap=True)
+            history = GateHistory()
+            trainer = _trainer(silent_parts, [history])
+            _fit(silent_parts, prompts, trainer, seed=seed, bootstrap=True)
             found.append((seed, _select(parts, prompts, history), history))
             progress(number, parts.verdict.replicates)
     return found

@@ -59,6 +59,9 @@ class Selection:
         """
         raise NotImplementedError
 
+    def begin(self, heads: int) -> None:
+        """Check the settings against a model of `heads` heads, before any work is done."""
+
     def describe(self) -> dict[str, object]:
         """Return the rule and its settings."""
         return {"rule": self.name, **vars(self)}
@@ -142,13 +145,18 @@ class TopN(Selection):
             raise HeadlocError(f"selection.heads={heads} must be at least 1.")
         self.heads = heads
 
+    def begin(self, heads: int) -> None:
+        """Refuse more heads than the model has."""
+        if self.heads > heads:
+            raise HeadlocError(
+                f"selection.heads={self.heads} is more than the {heads} heads of the model. "
+                f"Ask for at most {heads}."
+            )
+
     def select(self, ranking: Ranking, accuracy: AccuracyOf, full: float) -> list[int]:
         """Return the first heads of the ranking."""
         order = ranking.order()
-        if self.heads > len(order):
-            raise HeadlocError(
-                f"selection.heads={self.heads} is more than the {len(order)} heads of the model."
-            )
+        self.begin(len(order))
         return sorted(order[: self.heads])
 
 

@@ -1,0 +1,272 @@
+"""Every mistake of a user: one clear message, status 2, no traceback, earlier results intact."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from headloc.cli import main
+from tests.commands.runs import SMALL, Headloc, contents
+
+
+@pytest.fixture
+def place(tmp_path: Path, finished: Path, other_model: Path) -> Path:
+    """A folder with earlier results, broken things, and a model that knows no task."""
+    shutil.copytree(finished, tmp_path / "out")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("text")
+    for name, text in {
+        "object.json": '{"a": 1}',
+        "numbers.json": '[{"input": 1, "output": 2}]',
+        "cut.json": '[{"input": "a", ',
+        "few.json": '[{"input": "a", "output": "b"}]',
+        "classes.json": '{"animal": "cat"}',
+        "unknown_words.json": json.dumps(
+            [{"input": str(n), "output": f"zzyx{n}"} for n in range(1, 60)]
+        ),
+        "columns.csv": "word,kind\ncat,animal\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+    _model(other_model, tmp_path / "other", lambda folder: None)
+    _model(other_model, tmp_path / "no_tokenizer", _without_tokenizer)
+    _model(other_model, tmp_path / "truncated", _cut("model.safetensors"))
+    _model(other_model, tmp_path / "unknown_family", _typed("lama"))
+    _model(other_model, tmp_path / "encoder", _typed("t5"))
+    shutil.copytree(finished / "circuit", tmp_path / "cut_circuit")
+    _cut("gates.safetensors")(tmp_path / "cut_circuit")
+    return tmp_path
+
+
+def _model(source: Path, target: Path, change: Callable[[Path], None]) -> None:
+    shutil.copytree(source, target)
+    change(target)
+
+
+def _without_tokenizer(folder: Path) -> None:
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+
+
+def _cut(name: str) -> Callable[[Path], None]:
+    def cut(folder: Path) -> None:
+        file = folder / name
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+    return cut
+
+
+def _typed(model_type: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        file = folder / "config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "model_type": model_type}))
+
+    return change
+
+
+LOCALIZE: dict[str, tuple[list[str], str]] = {
+    "unknown model_type": (
+        ["model=local", "model.path=unknown_family"], r"model_type 'lama'.*'llama'"
+    ),
+    "encoder": (["model=local", "model.path=encoder"], "not a causal language model"),
+    "not a model": (["model=local", "model.path=empty"], "holds no config.json"),
+    "no such model": (["model=local", "model.path=./nowhere"], "There is no folder"),
+    "a file as model": (["model=local", "model.path=file"], "is a file"),
+    "no tokenizer": (["model=local", "model.path=no_tokenizer"], "holds no tokenizer"),
+    "truncated model": (["model=local", "model.path=truncated"], "cannot be loaded"),
+    "missing model.path": (["model=local"], r"model\.path is missing.*model\.path=VALUE"),
+    "model that knows no task": (["model=local", "model.path=other"], "answered none of 24"),
+    "dtype": (["model.dtype=float23"], "Unknown dtype.*'float32'"),
+    "device": (["model.device=cpuu"], "Unknown device.*'cpu'"),
+    "task file with an object": (["task=pairs", "task.path=object.json"], "not a list"),
+    "task file with numbers": (["task=pairs", "task.path=numbers.json"], "not text"),
+    "task file cut short": (["task=pairs", "task.path=cut.json"], "cut.json"),
+    "task file too short": (["task=pairs", "task.path=few.json"], "shots and a query need"),
+    "task file missing": (["task=pairs", "task.path=nowhere.json"], "nowhere.json"),
+    "classes without lists": (["task=labels", "task.path=classes.json"], "no list of texts"),
+    "wrong columns": (["task=labels", "task.path=columns.csv"], "text"),
+    "unscorable answer": (["task=pairs", "task.path=unknown_words.json"], "not scorable"),
+    "unscorable sum": (["task.k=[1000]", "task.held_out_k=[]"], "not scorable"),
+    "k without valid x": (["task.k=[5,9]", "task.x_max=3"], r"k=5 has 3 valid x"),
+    "unknown held-out k": (["task.held_out_k=[77]"], r"names \[77\]"),
+    "unknown template": (["task.template=arow"], "'arrow'"),
+    "target above heads": (
+        ["sparsity=target", "sparsity.heads=1000"], "more than the 48 heads"
+    ),
+    "top_n above heads": (
+        ["selection=top_n", "selection.heads=1000"], "more than the 48 heads"
+    ),
+    "option of another choice": (["sparsity.heads=8"], "Add sparsity=target"),
+    "unknown option": (["sparsity.wieght=1"], r"no option 'sparsity\.wieght'.*'sparsity\.weight'"),
+    "option without its group": (["shots=3"], r"Did you mean 'task\.shots'"),
+    "unknown group": (["gate=l1"], "no option 'gate'.*'gates'"),
+    "unknown choice": (["gates=hardconcrete"], "Did you mean 'hard_concrete'"),
+    "unknown experiment": (["experiment=bundled_l2"], "'bundled_l1'"),
+    "null group": (["gates=null"], "cannot be null"),
+    "added option": (["+gates.betta=1"], r"no option 'gates\.betta'.*'gates\.beta'"),
+    "added task option": (["+task.kay=1"], r"no option 'task\.kay'"),
+    "shots of the wrong type": (["task.shots=abc"], "should be a whole number"),
+    "beta of the wrong type": (["gates.beta=abc"], "should be a number"),
+    "beta out of range": (["gates.beta=-1"], "must be above 0"),
+    "weight of the wrong type": (["sparsity.weight=[1]"], "should be a number"),
+    "epochs of the wrong type": (["trainer.max_epochs=x"], "should be a whole number"),
+    "no epochs": (["trainer.max_epochs=0"], "max_epochs=0"),
+    "endless epochs": (["trainer.max_epochs=-1"], "max_epochs=-1"),
+    "unknown trainer option": (["+trainer.max_epoch=3"], r"'trainer\.max_epochs'"),
+    "unknown accelerator": (["trainer.accelerator=abacus"], "abacus"),
+    "batch of the wrong type": (["data.batch_size=abc"], "should be a whole number"),
+    "no prompts": (["data.train_prompts=0"], "above 0"),
+    "rate of the wrong type": (["optimizer.lr=abc"], "should be a number or null"),
+    "rate out of range": (["optimizer.lr=0"], "must be above 0"),
+    "off-value": (["objective.off_value=meen"], "Did you mean 'mean'"),
+    "share": (["selection.share=2"], r"lie in \(0, 1\]"),
+    "callback": (["callbacks.checkpoint=3"], "group of options"),
+    "callback option": (["+callbacks.checkpoint.mood=max"], "mode"),
+    "logger": (["logger.kind=paper"], "'paper' is unknown"),
+    "seed below zero": (["seed=-1"], "seed=-1"),
+    "seed of the wrong type": (["seed=abc"], "whole number"),
+    "seed of truth": (["seed=true"], "whole number"),
+    "several seeds without --multirun": (["seed=0,1"], "seed"),
+    "resume of the wrong type": (["resume=maybe"], "true or false"),
+    "malformed list": (["task.k=[1,2"], "cannot be read"),
+    "not an override": (["foo"], "key=value"),
+    "unknown flag": (["--fast"], "Unrecognized arguments: --fast"),
+    "interpolation": (["seed=${nothing}"], "nothing"),
+    "config dir": (["--config-dir", "nowhere"], "nowhere"),
+}  # fmt: skip
+
+OTHERS: dict[str, tuple[list[str], str]] = {
+    "no command": ([], "Name a command"),
+    "unknown command": (["localise"], "Did you mean 'localize'"),
+    "half a command": (["circuit"], "circuit show, circuit diff, circuit export"),
+    "unknown half": (["circuit", "shwo"], "circuit show"),
+    "show nothing": (["circuit", "show"], "headloc circuit show DIR"),
+    "show no circuit": (["circuit", "show", "empty"], "holds no circuit.json"),
+    "show a truncated circuit": (["circuit", "show", "cut_circuit"], "broken"),
+    "diff of one": (["circuit", "diff", "out/circuit"], "two circuit folders"),
+    "export without format": (["circuit", "export", "out/circuit"], "format="),
+    "export format": (
+        ["circuit", "export", "out/circuit", "format=headvk", "output=x"], "'headkv'"
+    ),
+    "export option": (["circuit", "export", "out/circuit", "fromat=csv"], "'format'"),
+    "export below a file": (
+        ["circuit", "export", "out/circuit", "format=csv", "output=file/x.csv"], "file"
+    ),
+    "evaluate nothing": (["evaluate", "output_dir=out"], "circuit is missing"),
+    "evaluate no circuit": (["evaluate", "circuit=empty", "output_dir=out"], "no circuit.json"),
+    "evaluate a truncated circuit": (
+        ["evaluate", "circuit=cut_circuit", "output_dir=out"], "broken"
+    ),
+    "evaluate on another model": (
+        ["evaluate", "circuit=out/circuit", "model=local", "model.path=other", "output_dir=out"],
+        "6 layers of 8 heads.*3 layers of 4 heads",
+    ),
+    "evaluate with a wrong seed": (
+        ["evaluate", "circuit=out/circuit", "seed=abc", "output_dir=out"], "whole number"
+    ),
+    "evaluate with an unknown option": (
+        ["evaluate", "circuit=out/circuit", "sed=1", "output_dir=out"], "'seed'"
+    ),
+    "evaluate below a file": (["evaluate", "circuit=out/circuit", "output_dir=file/x"], "file"),
+    "localize below a file": (["localize", "output_dir=file/below"], "file"),
+    "localize nowhere": (["localize", "output_dir=null"], "output_dir must name a folder"),
+    "train with an unknown parameter": (
+        ["bundled", "train", "+recipe.stpes=1", "output_dir=out"], "stpes"
+    ),
+    "train with a wrong type": (
+        ["bundled", "train", "+recipe.optimisation.steps=abc", "output_dir=out"], "abc"
+    ),
+    "train without a recipe": (["bundled", "train", "recipe=3", "output_dir=out"], "recipe"),
+}  # fmt: skip
+
+
+def assert_refused(headloc: Headloc, place: Path, arguments: list[str], message: str) -> None:
+    before = contents(place / "out")
+    result = headloc(*arguments)
+    assert result.status == 2
+    assert result.out == ""
+    assert "Traceback" not in result.err
+    assert result.err.count("headloc: ") == 1
+    told = result.err.partition("headloc: ")[2]
+    assert len(told) > 20
+    assert re.search(message, told.replace("\n", " ")), told
+    assert contents(place / "out") == before
+
+
+@pytest.mark.parametrize("mistake", LOCALIZE)
+def test_localize_refuses(mistake: str, headloc: Headloc, place: Path) -> None:
+    arguments, message = LOCALIZE[mistake]
+    base = ["localize", "debug=fast", "logger=none", *SMALL, "output_dir=out"]
+    assert_refused(headloc, place, [*base, *arguments], message)
+
+
+@pytest.mark.parametrize("mistake", OTHERS)
+def test_others_refuse(mistake: str, headloc: Headloc, place: Path) -> None:
+    assert_refused(headloc, place, *OTHERS[mistake])
+
+
+def test_resume_needs_a_checkpoint(headloc: Headloc, place: Path) -> None:
+    (place / "out" / "checkpoints" / "gates.ckpt").unlink()
+    arguments = ["localize", "output_dir=out", "resume=true"]
+    assert_refused(headloc, place, arguments, "there is no checkpoint")
+
+
+def test_resume_needs_the_checkpoint_of_such_a_run(headloc: Headloc, place: Path) -> None:
+    base = ["localize", "debug=fast", "logger=none", *SMALL, "output_dir=out", "resume=true"]
+    assert_refused(headloc, place, [*base, "gates=l1"], "does not fit this run")
+    checkpoint = place / "out" / "checkpoints" / "gates.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    assert_refused(headloc, place, base, "cannot be read")
+
+
+def test_all_jobs_of_a_sweep_that_fail_are_told(headloc: Headloc, place: Path) -> None:
+    arguments = ["localize", "--multirun", "sparsity=target", "sparsity.heads=99,100"]
+    result = headloc(*arguments, "output_dir=sweep", "logger=none")
+    assert result.status == 2
+    assert "2 jobs failed" in result.err
+    assert "sparsity.heads=99 is more" in result.err
+    assert "sparsity.heads=100 is more" in result.err
+
+
+def test_the_traceback_is_shown_when_asked_for(
+    headloc: Headloc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADLOC_TRACEBACK", "1")
+    from headloc.errors import HeadlocError
+
+    with pytest.raises(HeadlocError, match="localise"):
+        headloc("localise")
+
+
+def test_a_bug_of_headloc_is_not_dressed_up_as_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    import headloc.cli as module
+
+    def broken(arguments: object) -> int:
+        raise AssertionError("a bug")
+
+    monkeypatch.setattr(module, "_dispatch", broken)
+    with pytest.raises(AssertionError, match="a bug"):
+        main([])
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_an_interrupt_tells_how_to_go_on_where_there_is_something_to_go_on_from(
+    saved: bool, headloc: Headloc, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import headloc.commands.localize as module
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_localize", interrupted)
+    folder = "out" if saved else "new"
+    result = headloc("localize", "logger=none", f"output_dir={folder}")
+    assert result.status == 130
+    assert "Interrupted" in result.err
+    assert (f"resume=true output_dir={place / folder}" in result.err) == saved
+    assert "Traceback" not in result.err

@@ -1,0 +1,159 @@
+"""Mean off-values: what they average, on which prompts, and how a circuit carries them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from headloc.circuit import Circuit
+from headloc.errors import CircuitError
+from headloc.heads import HeadId
+from headloc.lm.batch import Role
+from headloc.objectives import InPlace, RoleMeans
+from headloc.objectives.prompts import chunks, encode_examples
+from headloc.randomness import stream
+from headloc.tasks import Pairs
+from tests.objectives.by_hand import (
+    PROJECTIONS,
+    TOTAL,
+    ByHand,
+    add_k,
+    digit_lm,
+    mixed_examples,
+    prepared,
+    random_gates,
+)
+
+SEED = 3
+PROMPTS = 30
+
+
+@pytest.mark.parametrize("positions", ["last", "all"])
+@pytest.mark.parametrize("family", sorted(PROJECTIONS))
+def test_role_means_are_plain_averages_over_tokens(family: str, positions: str) -> None:
+    lm, task = digit_lm(family), add_k()
+    objective = InPlace("mean", positions=positions)
+    objective.prepare(lm, task, seed=SEED, prompts=PROMPTS)
+    means = objective.means
+    assert means is not None
+    examples = task.draw(PROMPTS, stream(SEED, "means"), split="train", items="fit")
+    tables = ByHand(lm, family).role_means(examples, task)
+    seen = {Role.LAST, Role.ANSWER} if positions == "last" else set(tables[0])
+    assert {Role(int(r)) for r in torch.nonzero(means.counts_R).flatten()} == seen
+    for mean_RHd, table in zip(means.means, tables, strict=True):
+        for role in seen:
+            torch.testing.assert_close(mean_RHd[role], table[role], rtol=1e-4, atol=1e-5)
+    assert int(means.counts_R[Role.LAST]) == PROMPTS
+
+
+def test_means_come_from_a_stream_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    import headloc.objectives.in_place as module
+
+    lm, task = digit_lm("llama"), add_k()
+    drawn: list[tuple[object, ...]] = []
+    encode = module.encode_examples
+
+    def spy(model: object, examples: object, *rest: object) -> object:
+        drawn.append(tuple(examples))  # type: ignore[arg-type]
+        return encode(model, examples, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "encode_examples", spy)
+    InPlace("mean").prepare(lm, task, seed=SEED, prompts=PROMPTS)
+    (means,) = drawn
+    for use in ("train", "selection", "test"):
+        scored = task.draw(PROMPTS, stream(SEED, use, "train"), split="train", items="fit")
+        assert set(scored) != set(means)
+        assert scored[0] != means[0]
+    assert {example.task for example in means} <= set(task.train)  # type: ignore[attr-defined]
+
+
+def test_means_and_scored_prompts_share_no_item_where_items_come_from_data(
+    tmp_path: Path,
+) -> None:
+    items = [{"input": f"w{i}", "output": f"v{i}"} for i in range(40)]
+    (tmp_path / "words.json").write_text(json.dumps(items))
+    task = Pairs(path=str(tmp_path / "words.json"), shots=2)
+    fit = task.draw(200, stream(0, "means"), split="train", items="fit")
+    score = task.draw(200, stream(0, "test", "train"), split="train", items="score")
+    assert not {e.query for e in fit} & {e.query for e in score}
+
+
+def test_means_do_not_depend_on_how_prompts_are_cut_into_passes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import headloc.objectives.off_values as module
+
+    lm, task = digit_lm("gpt2"), add_k()
+    objectives = [InPlace("mean", positions="all") for _ in range(2)]
+    objectives[0].prepare(lm, task, seed=SEED, prompts=PROMPTS)
+    monkeypatch.setattr(module, "chunks", lambda rows: chunks(rows, 7))
+    steps: list[tuple[int, int]] = []
+    objectives[1].prepare(
+        lm, task, seed=SEED, prompts=PROMPTS, progress=lambda done, of: steps.append((done, of))
+    )
+    assert steps == [(7, 30), (14, 30), (21, 30), (28, 30), (30, 30)]
+    one, other = (objective.tensors() for objective in objectives)
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", ["last", "all"])
+def test_off_values_survive_a_saved_circuit_bit_for_bit(positions: str, tmp_path: Path) -> None:
+    lm, task = digit_lm("qwen3"), add_k()
+    objective = InPlace("mean", positions=positions)
+    prompts = prepared(objective, lm, task, mixed_examples(task))
+    circuit = Circuit(
+        heads=(HeadId(0, 1),),
+        gates=torch.zeros(TOTAL),
+        scores=torch.zeros(TOTAL),
+        model=lm.source.to_dict(),
+        objective=objective.describe(),
+        task=task.describe(),
+        selection={},
+        seed=0,
+        tensors=objective.tensors(),
+    )
+    loaded = Circuit.load(circuit.save(tmp_path / "circuit"))
+    settings = dict(loaded.objective)
+    settings.pop("name")
+    again = InPlace(**settings)
+    again.load_tensors(loaded.tensors, lm, task)
+    gates = random_gates()
+    assert torch.equal(
+        again.logits(lm, prompts, slice(None), gates),
+        objective.logits(lm, prompts, slice(None), gates),
+    )
+
+
+def test_tensors_without_means_are_refused() -> None:
+    with pytest.raises(CircuitError, match="does not hold them"):
+        InPlace("mean").load_tensors({}, digit_lm("llama"), add_k())
+    with pytest.raises(CircuitError, match="does not hold them"):
+        RoleMeans.from_tensors({"off/000": torch.zeros(10, 4, 8)})
+
+
+@pytest.mark.parametrize("off_value", ["zero", "resample"])
+def test_other_off_values_estimate_and_store_nothing(off_value: str) -> None:
+    objective = InPlace(off_value)
+    objective.prepare(digit_lm("llama"), add_k(), seed=0, prompts=4)
+    assert objective.tensors() == {}
+
+
+def test_counterfactuals_ask_another_task_and_keep_the_answer_tokens() -> None:
+    lm, task = digit_lm("llama"), add_k()
+    objective = InPlace("resample")
+    examples = mixed_examples(task)
+    prompts = objective.prompt_set(lm, task, examples, seed=SEED, use="test")
+    assert prompts.counterfactual is not None
+    assert torch.equal(prompts.counterfactual.target_BJ, prompts.batch.target_BJ)
+    rng = stream(SEED, "test", "counterfactual")
+    others = [task.counterfactual(example, rng) for example in examples]
+    encoded, _ = encode_examples(lm, others, task.template)
+    for row, (item, other, example) in enumerate(zip(encoded, others, examples, strict=True)):
+        assert other.task != example.task
+        real = prompts.counterfactual.mask_BT[row].bool()
+        ids = prompts.counterfactual.ids_BT[row][real].tolist()
+        assert ids[: len(item.prompt.prompt_ids)] == list(item.prompt.prompt_ids)
