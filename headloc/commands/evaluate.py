@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from headloc.commands.build import build, build_lm, build_settings, checked_seed, plain
-from headloc.errors import CircuitError, HeadlocError, suggest
+from headloc.errors import CircuitError, HeadlocError
 from headloc.files import usable_output_dir, write_json, write_text
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from headloc.circuit import Circuit
     from headloc.lm.frozen import FrozenLM
     from headloc.objectives import Objective
-    from headloc.tasks import Split, TaskFamily
+    from headloc.tasks import TaskFamily
 
 
 def run(cfg: DictConfig, output_dir: Path) -> dict[str, float]:
@@ -26,6 +25,7 @@ def run(cfg: DictConfig, output_dir: Path) -> dict[str, float]:
         HeadlocError: for a circuit that is broken or of another model.
     """
     from headloc.circuit import Circuit
+    from headloc.evaluation.splits import judge_task, verdict_metrics
     from headloc.localizer.settings import DataSettings, VerdictSettings
     from headloc.reporting.console import Console
 
@@ -41,11 +41,24 @@ def run(cfg: DictConfig, output_dir: Path) -> dict[str, float]:
         task = build("task", plain(cfg.task)) if cfg.get("task") else own_task(circuit)
         circuit.check_model(lm)
     objective = own_objective(circuit, lm, task, seed=seed, prompts=data.mean_prompts)
-    verdicts = _judge(circuit, lm, task, objective, data, verdict, seed, console)
-    metrics = verdicts["seen"].to_metrics()
-    if "held_out" in verdicts:
-        metrics |= verdicts["held_out"].to_metrics("held_out/")
-    metrics |= {"heads/count": len(circuit.heads), "heads/total": lm.layout.total}
+    verdicts = judge_task(
+        objective,
+        lm,
+        task,
+        lm.layout.indices(circuit.heads),
+        seed=seed,
+        test_prompts=data.test_prompts,
+        held_out_prompts=data.held_out_prompts,
+        random_sets=verdict.random_sets,
+        stages=console.stage,
+    )
+    metrics = {
+        **verdict_metrics(verdicts),
+        "heads/count": len(circuit.heads),
+        "heads/total": lm.layout.total,
+    }
+    if metrics["accuracy/full"] == 0:
+        raise HeadlocError(f"{lm.source.name!r} answers none of the prompts of this task.")
     _write_config(cfg, folder)
     write_json(folder / "metrics.json", metrics)
     console.accuracies(metrics)
@@ -74,60 +87,22 @@ def own_task(circuit: Circuit) -> TaskFamily:
 def own_objective(
     circuit: Circuit, lm: FrozenLM, task: TaskFamily, *, seed: int, prompts: int
 ) -> Objective:
-    """Rebuild the objective of a circuit, with the off-values that were saved with it."""
-    from headloc.objectives import InPlace
+    """Rebuild the objective of a circuit, with the off-values or means that were saved with it.
 
-    known: Mapping[str, type[Objective]] = {InPlace.name: InPlace}
-    settings: dict[str, Any] = dict(circuit.objective)
-    name = str(settings.pop("name", ""))
-    if name not in known:
-        raise CircuitError(f"The circuit's objective {name!r} is unknown. {suggest(name, known)}")
+    Task means belong to their task: for another one they are estimated anew.
+    """
+    from headloc.objectives import rebuild_objective
+
     try:
-        objective = known[name](**settings)
-    except TypeError as error:
-        raise CircuitError(
-            f"The circuit's objective has settings of another headloc: {error}"
-        ) from None
-    if circuit.tensors:
+        objective = rebuild_objective(circuit.objective)
+    except HeadlocError as error:
+        raise CircuitError(f"The circuit's objective cannot be rebuilt: {error}") from None
+    same_task = task.describe() == dict(circuit.task)
+    if circuit.tensors and (same_task or not objective.bound_to_task):
         objective.load_tensors(circuit.tensors, lm, task)
     else:
         objective.prepare(lm, task, seed=seed, prompts=prompts, progress=None)
     return objective
-
-
-def _judge(
-    circuit: Circuit,
-    lm: FrozenLM,
-    task: TaskFamily,
-    objective: Objective,
-    data: Any,
-    verdict: Any,
-    seed: int,
-    console: Any,
-) -> dict[str, Any]:
-    from headloc.evaluation.verdict import judge
-    from headloc.randomness import stream
-
-    splits: dict[str, tuple[Split, int]] = {"seen": ("train", data.test_prompts)}
-    if task.held_out:
-        splits["held_out"] = ("held_out", data.held_out_prompts)
-    verdicts = {}
-    for name, (split, size) in splits.items():
-        with console.stage(f"scoring {name.replace('_', '-')} tasks") as progress:
-            examples = task.draw(size, stream(seed, "test", split), split=split, items="score")
-            prompts = objective.prompt_set(lm, task, examples, seed=seed, use=f"test-{split}")
-            verdicts[name] = judge(
-                objective,
-                lm,
-                prompts,
-                lm.layout.indices(circuit.heads),
-                seed=seed,
-                random_sets=verdict.random_sets,
-                progress=progress,
-            )
-    if verdicts["seen"].accuracy("full").value == 0:
-        raise HeadlocError(f"{lm.source.name!r} answers none of the prompts of this task.")
-    return verdicts
 
 
 def _write_config(cfg: DictConfig, folder: Path) -> None:

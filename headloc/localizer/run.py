@@ -28,7 +28,8 @@ from headloc.circuit import Circuit
 from headloc.errors import HeadlocError
 from headloc.evaluation.scoring import score
 from headloc.evaluation.search import greedy_backward
-from headloc.evaluation.verdict import SplitVerdict, judge
+from headloc.evaluation.splits import judge_task, verdict_metrics
+from headloc.evaluation.verdict import SplitVerdict
 from headloc.gates import HardConcreteGates, HeadGates, PenaltySparsity, SparsityControl
 from headloc.heads import HeadId
 from headloc.lm.frozen import FrozenLM
@@ -38,9 +39,9 @@ from headloc.localizer.history import GateHistory
 from headloc.localizer.module import OPEN, HeadLocalizer, OptimizerSettings
 from headloc.localizer.selection import Auto, Ranking, Selection
 from headloc.localizer.settings import DataSettings, VerdictSettings
-from headloc.localizer.stages import Stages, silent
 from headloc.objectives import InPlace, Objective, PromptSet
 from headloc.randomness import stream, torch_generator
+from headloc.stages import Stages, silent
 from headloc.tasks import Items, Split, TaskFamily
 
 
@@ -153,13 +154,23 @@ def localize(
     with ledger.counting(lm, "selection"), stages("selecting heads"):
         heads = _select(parts, prompts, history)
     with ledger.counting(lm, "verdict"):
-        verdicts = _judge(parts, heads, stages)
+        verdicts = judge_task(
+            parts.objective,
+            lm,
+            task,
+            heads,
+            seed=seed,
+            test_prompts=parts.data.test_prompts,
+            held_out_prompts=parts.data.held_out_prompts,
+            random_sets=parts.verdict.random_sets,
+            stages=stages,
+        )
     with ledger.counting(lm, "replicates"):
         replicates = _replicate(parts, prompts, stages)
     with ledger.counting(lm, "greedy"):
         greedy = _search(parts, prompts, stages)
     metrics = {
-        **_verdict_metrics(verdicts),
+        **verdict_metrics(verdicts),
         **_head_metrics(parts, heads, history),
         **_reference_metrics(heads, replicates, greedy, lm),
         **ledger.to_dict(),
@@ -219,9 +230,7 @@ def _prepare(parts: Parts, ledger: TokenLedger, stages: Stages) -> _Prompts:
         selection = _draw(parts, "selection", parts.data.selection_prompts, items="fit")
         progress(2, 2)
         full = score(parts.objective, lm, selection, None).accuracy
-    ledger.prompt_tokens = float(
-        train.batch.mask_BT[:, : train.batch.prompt_columns].sum(1).float().mean()
-    )
+    ledger.prompt_tokens = _prompt_tokens(train)
     if full == 0.0:
         raise HeadlocError(
             f"{lm.source.name!r} answered none of {len(selection)} prompts of task "
@@ -230,6 +239,12 @@ def _prepare(parts: Parts, ledger: TokenLedger, stages: Stages) -> _Prompts:
             "Check task.template, give more task.shots, or use a model that can do the task."
         )
     return _Prompts(train, selection, full)
+
+
+def _prompt_tokens(prompts: PromptSet) -> float:
+    """Return the mean length of a few-shot prompt, the unit of cost."""
+    batch = (prompts.reference or prompts).batch
+    return float(batch.mask_BT[:, : batch.prompt_columns].sum(1).float().mean())
 
 
 def _draw(
@@ -355,27 +370,6 @@ def _select(parts: Parts, prompts: _Prompts, history: GateHistory) -> list[int]:
     return parts.selection.select(Ranking(values_A, scores_A), accuracy, prompts.full)
 
 
-def _judge(parts: Parts, heads: list[int], stages: Stages) -> dict[str, SplitVerdict]:
-    """Score the chosen heads on fresh prompts of the training tasks and of held-out tasks."""
-    splits: dict[str, tuple[Split, int]] = {"seen": ("train", parts.data.test_prompts)}
-    if parts.task.held_out:
-        splits["held_out"] = ("held_out", parts.data.held_out_prompts)
-    verdicts = {}
-    for name, (split, size) in splits.items():
-        with stages(f"verdict on {name.replace('_', '-')} tasks") as progress:
-            prompts = _draw(parts, "test", size, split=split, items="score")
-            verdicts[name] = judge(
-                parts.objective,
-                parts.lm,
-                prompts,
-                heads,
-                seed=parts.seed,
-                random_sets=parts.verdict.random_sets,
-                progress=progress,
-            )
-    return verdicts
-
-
 def _replicate(parts: Parts, prompts: _Prompts, stages: Stages) -> list[_Replicate]:
     """Train again from other seeds, each on a resample of the training prompts."""
     quiet = {
@@ -432,13 +426,6 @@ def _circuit(
         metrics=dict(metrics),
         tensors=parts.objective.tensors(),
     )
-
-
-def _verdict_metrics(verdicts: Mapping[str, SplitVerdict]) -> dict[str, float]:
-    metrics = verdicts["seen"].to_metrics()
-    if "held_out" in verdicts:
-        metrics |= verdicts["held_out"].to_metrics("held_out/")
-    return metrics
 
 
 def _head_metrics(parts: Parts, heads: list[int], history: GateHistory) -> dict[str, float]:

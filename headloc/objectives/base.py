@@ -28,6 +28,9 @@ class Objective(ABC):
 
     name: str
 
+    #: Whether what `prepare` estimates belongs to the tasks it was estimated on.
+    bound_to_task: bool = False
+
     @abstractmethod
     def prepare(
         self, lm: FrozenLM, task: TaskFamily, *, seed: int, prompts: int, progress: Progress | None
@@ -67,5 +70,5 @@ class Objective(ABC):
         """Return what was estimated by `prepare`, for saving with a circuit."""
 
     @abstractmethod
-    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take what `tensors` gave in place of `prepare`."""
+    def load_tensors(self, tensors: Mapping[str, Tensor], lm: FrozenLM, task: TaskFamily) -> None:
+        """Take what `tensors` gave in place of `prepare`, on the task it was estimated for."""

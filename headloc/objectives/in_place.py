@@ -98,10 +98,11 @@ class InPlace(Objective):
         """Return the mean head outputs."""
         return {} if self.means is None else self.means.to_tensors()
 
-    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_tensors(self, tensors: Mapping[str, Tensor], lm: FrozenLM, task: TaskFamily) -> None:
         """Take the mean head outputs of a saved circuit."""
         if self.off_value == "mean":
-            self.means = RoleMeans.from_tensors(tensors)
+            on_device = {name: tensor.to(lm.device) for name, tensor in tensors.items()}
+            self.means = RoleMeans.from_tensors(on_device)
 
     def prompt_set(
         self, lm: FrozenLM, task: TaskFamily, examples: Sequence[Example], *, seed: int, use: str

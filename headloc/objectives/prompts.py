@@ -40,6 +40,10 @@ class PromptSet:
         prefix: keys and values of columns 0..P-2, or None when every pass runs all columns.
         counterfactual: the same queries behind other demonstrations, for resample ablation.
         resampled: per layer, the head outputs z_NJHd of `counterfactual` at the predicting columns.
+        reference: the same queries as the untouched model answers them, where that is another
+            prompt (few-shot beside zero-shot).
+        task_rows: row of each prompt's task in the task means [N].
+        stream: what enters the insertion layer, x_NTD, at the columns that later passes run.
     """
 
     examples: tuple[Example, ...]
@@ -48,6 +52,9 @@ class PromptSet:
     prefix: PrefixCache | None = None
     counterfactual: TokenBatch | None = None
     resampled: tuple[Tensor, ...] | None = None
+    reference: PromptSet | None = None
+    task_rows: Tensor | None = None
+    stream: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.examples)

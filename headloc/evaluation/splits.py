@@ -1,0 +1,68 @@
+"""The verdict on a task family: fresh prompts of the training tasks, and of the held-out tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from headloc.evaluation.verdict import SplitVerdict, judge
+from headloc.lm.frozen import FrozenLM
+from headloc.objectives import Objective
+from headloc.randomness import stream
+from headloc.stages import Stages
+from headloc.tasks import Split, TaskFamily
+
+
+def judge_task(
+    objective: Objective,
+    lm: FrozenLM,
+    task: TaskFamily,
+    heads: Sequence[int],
+    *,
+    seed: int,
+    test_prompts: int,
+    held_out_prompts: int,
+    random_sets: int,
+    stages: Stages,
+) -> dict[str, SplitVerdict]:
+    """Score a head set on prompts drawn for this purpose alone.
+
+    Args:
+        objective: the prepared intervention.
+        lm: the frozen model.
+        task: the task family.
+        heads: flat indices of the chosen heads.
+        seed: seed of the prompts, controls and intervals.
+        test_prompts: prompts of the training tasks.
+        held_out_prompts: prompts of the held-out tasks.
+        random_sets: number of random sets of either kind.
+        stages: shows the progress.
+
+    Returns:
+        The verdicts "seen" and, where the family has held-out tasks, "held_out".
+    """
+    splits: dict[str, tuple[Split, int]] = {"seen": ("train", test_prompts)}
+    if task.held_out:
+        splits["held_out"] = ("held_out", held_out_prompts)
+    verdicts = {}
+    for name, (split, size) in splits.items():
+        with stages(f"verdict on {name.replace('_', '-')} tasks") as progress:
+            examples = task.draw(size, stream(seed, "test", split), split=split, items="score")
+            prompts = objective.prompt_set(lm, task, examples, seed=seed, use=f"test-{split}")
+            verdicts[name] = judge(
+                objective,
+                lm,
+                prompts,
+                heads,
+                seed=seed,
+                random_sets=random_sets,
+                progress=progress,
+            )
+    return verdicts
+
+
+def verdict_metrics(verdicts: dict[str, SplitVerdict]) -> dict[str, float]:
+    """Return the flat figures of all verdicts, those of held-out tasks behind `held_out/`."""
+    metrics = verdicts["seen"].to_metrics()
+    if "held_out" in verdicts:
+        metrics |= verdicts["held_out"].to_metrics("held_out/")
+    return metrics

@@ -1,0 +1,170 @@
+"""Objectives that carry a task by its mean head outputs into a zero-shot prompt (METHODS 3.1).
+
+Both hold the task means of every head and gate them on zero-shot prompts; they differ in how a mean
+enters the model (`function_vector.py`, `patch.py`).  The reference of their accuracies, the
+"untouched model", is the same queries behind their few-shot demonstrations.
+
+Shapes: N prompts, B rows, A heads in flat order, K tasks, J predicting columns, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from headloc.errors import HeadlocError, TaskError, suggest
+from headloc.lm.batch import RowIndex, as_row_index
+from headloc.objectives.base import Objective
+from headloc.objectives.prompts import Progress, PromptSet, encode_examples
+from headloc.objectives.task_means import TaskMeans, estimate_task_means
+
+if TYPE_CHECKING:
+    from headloc.lm.frozen import FrozenLM
+    from headloc.tasks import Example, TaskFamily
+
+_OFF = ("zero", "mean")
+_RELATIVE = ("none", "zero_shot")
+
+
+class FromMeans(Objective):
+    """Gate task means on zero-shot prompts.
+
+    Args:
+        off_value: what a closed head contributes: zero, or its cross-task mean.
+        relative_to: none for raw task means, as published; zero_shot to subtract each head's
+            zero-shot mean of the task first.
+        prompts_per_task: few-shot prompts a task's mean is taken over (100 in the paper).
+        cache_dir: folder in which means are kept between runs, or None.
+    """
+
+    bound_to_task = True
+
+    def __init__(
+        self,
+        off_value: str = "zero",
+        relative_to: str = "none",
+        prompts_per_task: int = 100,
+        cache_dir: str | None = None,
+    ) -> None:
+        for key, value, known in (
+            ("off_value", off_value, _OFF),
+            ("relative_to", relative_to, _RELATIVE),
+        ):
+            if value not in known:
+                raise HeadlocError(f"objective.{key}={value!r} is unknown. {suggest(value, known)}")
+        if prompts_per_task < 1:
+            raise HeadlocError(f"objective.prompts_per_task={prompts_per_task} must be at least 1.")
+        self.off_value, self.relative_to = off_value, relative_to
+        self.prompts_per_task, self.cache_dir = prompts_per_task, cache_dir
+        self.means: TaskMeans | None = None
+        self.train_tasks: tuple[str, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings; the cache is not one of them."""
+        return {
+            "name": self.name,
+            "off_value": self.off_value,
+            "relative_to": self.relative_to,
+            "prompts_per_task": self.prompts_per_task,
+        }
+
+    def prepare(
+        self,
+        lm: FrozenLM,
+        task: TaskFamily,
+        *,
+        seed: int,
+        prompts: int = 0,
+        progress: Progress | None = None,
+    ) -> None:
+        """Estimate the means of every task, held-out ones included, `prompts_per_task` each.
+
+        A held-out task's mean comes from its own few-shot prompts; no gate is fitted to it.
+        """
+        if not task.shots:
+            raise TaskError(
+                f"objective={self.name} needs few-shot prompts to take means over; task.shots is 0."
+            )
+        names = (*task.train, *task.held_out)
+        cache = None if self.cache_dir is None else Path(self.cache_dir).expanduser()
+        options: dict[str, Any] = {
+            "prompts": self.prompts_per_task,
+            "seed": seed,
+            "cache": cache,
+            "progress": progress,
+        }
+        means = estimate_task_means(lm, task, names, **options)
+        if self.relative_to == "zero_shot":
+            means = means.minus(estimate_task_means(lm, task, names, kind="zero_shot", **options))
+        self.train_tasks = tuple(task.train)
+        self._take(lm, means)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the task means."""
+        return {} if self.means is None else self.means.to_tensors("means")
+
+    def prompt_set(
+        self, lm: FrozenLM, task: TaskFamily, examples: Sequence[Example], *, seed: int, use: str
+    ) -> PromptSet:
+        """Encode the zero-shot prompts, and the few-shot prompts that they are compared with."""
+        means = self._known_means()
+        encoded, batch = encode_examples(lm, [item.zero_shot() for item in examples], task.template)
+        cached = lm.supports_prefix_cache and batch.prompt_columns > 1
+        few_encoded, few_batch = encode_examples(lm, examples, task.template)
+        few = PromptSet(tuple(examples), few_encoded, few_batch)
+        rows = means.index([item.task for item in examples])
+        return PromptSet(
+            examples=tuple(examples),
+            encoded=encoded,
+            batch=batch,
+            prefix=lm.prefix(batch) if cached else None,
+            reference=few,
+            task_rows=rows.to(lm.device),
+        )
+
+    def logits(
+        self, lm: FrozenLM, prompts: PromptSet, rows: RowIndex, gates: Tensor | None
+    ) -> Tensor:
+        """Return logits_BJV of zero-shot prompts under gates; None is the few-shot reference."""
+        if gates is None:
+            return lm.logits(_reference(prompts).batch.rows(rows))
+        return self._gated(lm, prompts, as_row_index(rows, prompts.device), gates)
+
+    def loss(self, lm: FrozenLM, prompts: PromptSet, rows: RowIndex, gates_BA: Tensor) -> Tensor:
+        """Return -sum_j log p(answer token j) on the zero-shot prompts, averaged over rows."""
+        logits_BJV = self.logits(lm, prompts, rows, gates_BA).float()
+        target_BJ = prompts.batch.rows(rows).target_BJ
+        total = cross_entropy(logits_BJV.flatten(0, 1), target_BJ.flatten(), reduction="sum")
+        return total / len(target_BJ)
+
+    @abstractmethod
+    def _gated(
+        self, lm: FrozenLM, prompts: PromptSet, index: Tensor | slice, gates: Tensor
+    ) -> Tensor:
+        """Return logits_BJV of some zero-shot prompts under gates [A] or [B, A]."""
+
+    def _take(self, lm: FrozenLM, means: TaskMeans) -> None:
+        """Keep the means; subclasses prepare what they need of them."""
+        self.means = means
+
+    def _known_means(self) -> TaskMeans:
+        if self.means is None:
+            raise HeadlocError("The task means are missing: call prepare() first.")
+        return self.means
+
+    def load_tensors(self, tensors: Mapping[str, Tensor], lm: FrozenLM, task: TaskFamily) -> None:
+        """Take the means of a saved circuit, which are those of the task it was found on."""
+        names = (*task.train, *task.held_out)
+        self.train_tasks = tuple(task.train)
+        self._take(lm, TaskMeans.from_tensors(names, tensors, "means"))
+
+
+def _reference(prompts: PromptSet) -> PromptSet:
+    if prompts.reference is None:
+        raise HeadlocError("These prompts were made without their few-shot reference.")
+    return prompts.reference
