@@ -68,8 +68,8 @@ class FrozenLM(nn.Module):
         name = str(getattr(model.config, "name_or_path", "") or type(model).__name__)
         self.source = source or describe(model, self.layout, name=name, revision=None)
         accepted = inspect.signature(model.forward).parameters
-        self._takes_positions = "position_ids" in accepted
-        self._keeps_logits = "logits_to_keep" in accepted
+        self.takes_positions = "position_ids" in accepted
+        self.keeps_logits = "logits_to_keep" in accepted
 
     @property
     def device(self) -> torch.device:
@@ -190,9 +190,9 @@ class FrozenLM(nn.Module):
             "input_ids": batch.ids_BT[:, columns],
             "attention_mask": batch.mask_BT[:, : columns.stop],
         }
-        if self._takes_positions:
+        if self.takes_positions:
             inputs["position_ids"] = batch.position_ids_BT[:, columns]
-        if self._keeps_logits:
+        if self.keeps_logits:
             inputs["logits_to_keep"] = keep
         return self.model(**inputs, **options)
 

@@ -29,11 +29,11 @@ class _Gating:
     ) -> None:
         self._dtype = compute_dtype(lm.dtype)
         sizes = [heads.heads for heads in lm.layout.layers]
-        gates_BA = gates.to(self._dtype).view(-1, lm.layout.total)
-        self._gates = [g_BH[:, None, :, None] for g_BH in gates_BA.split(sizes, dim=-1)]
+        gates_BTA = _as_columns(gates.to(self._dtype))
+        self._gates = [g_BTH[..., None] for g_BTH in gates_BTA.split(sizes, dim=-1)]
         # Not multiplied with `off` here: one context may serve several backward passes.
-        rest_BA = 1 - gates_BA
-        self._rest = [r_BH[:, None, :, None] for r_BH in rest_BA.split(sizes, dim=-1)]
+        rest_BTA = 1 - gates_BTA
+        self._rest = [r_BTH[..., None] for r_BTH in rest_BTA.split(sizes, dim=-1)]
         self._off = off
         self._columns = columns
 
@@ -56,6 +56,13 @@ class _Gating:
         return splice(z_BTHd, new_BTHd, start, stop)
 
 
+def _as_columns(gates: Tensor) -> Tensor:
+    """Return gates [A], [B, A] or [B, T, A] as gates_BTA that broadcast over rows and columns."""
+    if gates.ndim == 1:
+        return gates[None, None]
+    return gates[:, None] if gates.ndim == 2 else gates
+
+
 def gate_heads(
     lm: FrozenLM,
     gates: Tensor,
@@ -70,7 +77,7 @@ def gate_heads(
 
     Args:
         lm: the frozen model.
-        gates: head vector `[A]`, or one per row `[B, A]`.
+        gates: head vector `[A]`, one per row `[B, A]`, or one per row and gated column `[B, T, A]`.
         off: per layer of the layout, a finite tensor that broadcasts to z_BTHd of the gated
             columns; zero when None.
         columns: columns of the *current* forward that are gated (all when None).
@@ -80,10 +87,11 @@ def gate_heads(
         TapError: as `tap_heads`; also when `columns` reaches beyond the forward.
     """
     check_columns(columns)
-    if gates.ndim not in (1, 2) or gates.shape[-1] != lm.layout.total:
+    if gates.ndim not in (1, 2, 3) or gates.shape[-1] != lm.layout.total:
         raise HeadlocError(
             f"Gates of shape {tuple(gates.shape)} do not fit a model with {lm.layout.total} heads. "
-            f"Give [{lm.layout.total}], or [rows, {lm.layout.total}]."
+            f"Give [{lm.layout.total}], [rows, {lm.layout.total}] or [rows, columns, "
+            f"{lm.layout.total}]."
         )
     _check_off(lm, off)
     return tap_heads(lm, _Gating(lm, gates, off, columns).edit)

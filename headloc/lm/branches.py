@@ -1,0 +1,111 @@
+"""Many variants of the last token in one row: the prompt's prefix is shared and never copied.
+
+G branches are G copies of the predicting columns behind one prefix, with the same position ids and
+a four-dimensional mask that lets each copy see the prefix and itself only.  One forward then serves
+G gate sets, or one patched head per branch.  Whether a model takes such a mask is found out by a
+probe; where it does not, every branch needs a row of its own.
+
+Shape legend: B rows, G branches, J predicting columns, C cached columns, V vocabulary, P prompt
+columns.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from headloc.errors import HeadlocError
+from headloc.lm.batch import EncodedPrompt, TokenBatch, collate
+
+if TYPE_CHECKING:
+    from headloc.lm.frozen import FrozenLM
+    from headloc.lm.prefix import PrefixCache
+
+_PROBE_LENGTHS = (7, 4)
+_PROBE_BRANCHES = 3
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+_TOLERANCE_HALF = 5e-2
+
+
+def branch_logits(
+    lm: FrozenLM, batch: TokenBatch, prefix: PrefixCache | None, branches: int
+) -> Tensor:
+    """Run G copies of the predicting columns behind one prefix.
+
+    A tap sees them as G * J columns: column g * J + j is predicting column j of branch g.
+
+    Args:
+        lm: a model for which `supports_branches` holds.
+        batch: the prompts, on the model's device.
+        prefix: what `lm.prefix(batch)` gave; None for prompts of one token.
+        branches: G.
+
+    Returns:
+        logits_BGJV in the model's dtype.
+
+    Raises:
+        HeadlocError: when the prefix is missing although prompts have more than one token.
+    """
+    columns = batch.prompt_columns - 1
+    if columns and (prefix is None or prefix.columns != columns):
+        raise HeadlocError(
+            f"Branches run behind a prefix of {columns} columns; "
+            f"{'none' if prefix is None else prefix.columns} given. Give lm.prefix(batch)."
+        )
+    span = batch.predicting
+    answers = batch.target_BJ.shape[1]
+    tiled = {
+        "input_ids": batch.ids_BT[:, span].repeat(1, branches),
+        "attention_mask": _mask(lm, batch, branches),
+    }
+    if lm.takes_positions:
+        tiled["position_ids"] = batch.position_ids_BT[:, span].repeat(1, branches)
+    if lm.keeps_logits:
+        tiled["logits_to_keep"] = answers * branches
+    cache = prefix.fresh() if prefix is not None and columns else None
+    out = lm.model(**tiled, past_key_values=cache, use_cache=cache is not None)
+    return out.logits[:, -answers * branches :].unflatten(1, (branches, answers))
+
+
+def supports_branches(lm: FrozenLM) -> bool:
+    """Whether branches give the logits of separate rows, by trying it on a few tokens.
+
+    A branch that saw its neighbours would attend to the last token several times over.
+    """
+    if not lm.supports_prefix_cache:
+        return False
+    ids = [tuple((5 * i + 2) % lm.vocab_size for i in range(n)) for n in _PROBE_LENGTHS]
+    prompts = [EncodedPrompt(row, (1, 2), (0,) * len(row)) for row in ids]
+    batch = collate(prompts, lm.pad_id).to(lm.device)
+    with torch.no_grad():
+        prefix = lm.prefix(batch)
+        alone_BJV = lm.logits(batch, prefix).double()
+        try:
+            branched_BGJV = branch_logits(lm, batch, prefix, _PROBE_BRANCHES).double()
+        except (HeadlocError, AttributeError, TypeError, ValueError, RuntimeError, IndexError):
+            return False
+    tolerance = _TOLERANCE.get(lm.dtype, _TOLERANCE_HALF)
+    gap = (branched_BGJV - alone_BJV[:, None]).norm() / _PROBE_BRANCHES**0.5
+    return bool(gap <= tolerance * alone_BJV.norm())
+
+
+def _mask(lm: FrozenLM, batch: TokenBatch, branches: int) -> Tensor:
+    """Return the additive mask [B, 1, G J, C + G J]: prefix, and the own branch up to oneself."""
+    answers = batch.target_BJ.shape[1]
+    steps = torch.arange(answers, device=lm.device)
+    causal_JJ = steps[:, None] >= steps
+    own = torch.eye(branches, dtype=torch.bool, device=lm.device)
+    block_SS = (own[:, None, :, None] & causal_JJ[None, :, None, :]).flatten(2).flatten(0, 1)
+    mask_BT = batch.mask_BT.bool()
+    before_BC = mask_BT[:, : batch.prompt_columns - 1]
+    real_BS = mask_BT[:, batch.predicting].repeat(1, branches)
+    # A padded column sees itself, so that no row of the softmax is empty.
+    diagonal_SS = torch.eye(branches * answers, dtype=torch.bool, device=lm.device)
+    within_BSS = (block_SS & real_BS[:, None, :]) | diagonal_SS
+    before_BSC = before_BC[:, None, :].expand(-1, branches * answers, -1)
+    seen_BSK = torch.cat([before_BSC, within_BSS], dim=2)
+    lowest = torch.finfo(lm.dtype).min
+    mask_BSK = torch.zeros(seen_BSK.shape, dtype=lm.dtype, device=lm.device)
+    return mask_BSK.masked_fill(~seen_BSK, lowest)[:, None]
