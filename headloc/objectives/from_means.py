@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +19,41 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from headloc.errors import HeadlocError, TaskError, suggest
-from headloc.lm.batch import RowIndex, as_row_index
+from headloc.lm.batch import RowIndex, TokenBatch, as_row_index
 from headloc.objectives.base import Objective
 from headloc.objectives.prompts import Progress, PromptSet, encode_examples
 from headloc.objectives.task_means import TaskMeans, estimate_task_means
 
 if TYPE_CHECKING:
     from headloc.lm.frozen import FrozenLM
+    from headloc.lm.prefix import PrefixCache
     from headloc.tasks import Example, TaskFamily
 
 _OFF = ("zero", "mean")
 _RELATIVE = ("none", "zero_shot")
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroShotRows:
+    """Some zero-shot prompts of a set, ready to run.
+
+    Attributes:
+        batch: the prompts.
+        prefix: keys and values before their last token, or None for full passes.
+        task_rows: row of each prompt's task in the task means [B].
+        stream: what enters the insertion layer at the columns that run, or None.
+    """
+
+    batch: TokenBatch
+    prefix: PrefixCache | None
+    task_rows: Tensor
+    stream: Tensor | None
+
+    @property
+    def last_prompt_token(self) -> slice:
+        """The column of the last prompt token among those that run."""
+        column = 0 if self.prefix is not None else self.batch.prompt_columns - 1
+        return slice(column, column + 1)
 
 
 class FromMeans(Objective):
@@ -133,7 +158,15 @@ class FromMeans(Objective):
         """Return logits_BJV of zero-shot prompts under gates; None is the few-shot reference."""
         if gates is None:
             return lm.logits(_reference(prompts).batch.rows(rows))
-        return self._gated(lm, prompts, as_row_index(rows, prompts.device), gates)
+        if prompts.task_rows is None:
+            raise HeadlocError("These prompts do not know their tasks: make them by prompt_set().")
+        index = as_row_index(rows, prompts.device)
+        prefix = None if prompts.prefix is None else prompts.prefix.rows(index)
+        stream = None if prompts.stream is None else prompts.stream[index]
+        zero_shot = ZeroShotRows(
+            prompts.batch.rows(index), prefix, prompts.task_rows[index], stream
+        )
+        return self._gated(lm, zero_shot, gates.to(lm.device))
 
     def loss(self, lm: FrozenLM, prompts: PromptSet, rows: RowIndex, gates_BA: Tensor) -> Tensor:
         """Return -sum_j log p(answer token j) on the zero-shot prompts, averaged over rows."""
@@ -143,9 +176,7 @@ class FromMeans(Objective):
         return total / len(target_BJ)
 
     @abstractmethod
-    def _gated(
-        self, lm: FrozenLM, prompts: PromptSet, index: Tensor | slice, gates: Tensor
-    ) -> Tensor:
+    def _gated(self, lm: FrozenLM, rows: ZeroShotRows, gates: Tensor) -> Tensor:
         """Return logits_BJV of some zero-shot prompts under gates [A] or [B, A]."""
 
     def _take(self, lm: FrozenLM, means: TaskMeans) -> None:

@@ -14,6 +14,7 @@ Shapes: B rows, A heads in flat order, K tasks, D model width, J predicting colu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from torch import Tensor
 from headloc.errors import HeadlocError, suggest
 from headloc.lm.partial import reading_stream, starting_at, supports_partial
 from headloc.lm.stream import add_to_stream
-from headloc.objectives.from_means import FromMeans
+from headloc.objectives.from_means import FromMeans, ZeroShotRows
 from headloc.objectives.prompts import PromptSet, chunks
 from headloc.objectives.task_means import TaskMeans
 
@@ -119,19 +120,14 @@ class FunctionVector(FromMeans):
             rows = means.index(self.train_tasks)
             self._off_AD = self._contributions_KAD[rows].mean(0)
 
-    def _gated(
-        self, lm: FrozenLM, prompts: PromptSet, index: Tensor | slice, gates: Tensor
-    ) -> Tensor:
-        if prompts.task_rows is None:
-            raise HeadlocError("These prompts do not know their tasks: make them by prompt_set().")
-        batch = prompts.batch.rows(index)
-        prefix = None if prompts.prefix is None else prompts.prefix.rows(index)
-        vector_BD = self.vectors(gates.to(lm.device), prompts.task_rows[index])
+    def _gated(self, lm: FrozenLM, rows: ZeroShotRows, gates: Tensor) -> Tensor:
+        vector_BD = self.vectors(gates, rows.task_rows)
         layer = self.insertion_layer(lm)
-        column = 0 if prefix is not None else batch.prompt_columns - 1
-        at = slice(column, column + 1)
-        with add_to_stream(lm, layer, vector_BD, site=self.site, columns=at):  # type: ignore[arg-type]
-            if prompts.stream is None:
-                return lm.logits(batch, prefix)
-            with starting_at(lm, layer, prompts.stream[index]):
-                return lm.logits(batch, prefix)
+        at = rows.last_prompt_token
+        with ExitStack() as stack:
+            stack.enter_context(
+                add_to_stream(lm, layer, vector_BD, site=self.site, columns=at)  # type: ignore[arg-type]
+            )
+            if rows.stream is not None:
+                stack.enter_context(starting_at(lm, layer, rows.stream))
+            return lm.logits(rows.batch, rows.prefix)

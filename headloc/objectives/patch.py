@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from headloc.errors import HeadlocError
 from headloc.lm.taps import gate_heads
-from headloc.objectives.from_means import FromMeans
-from headloc.objectives.prompts import PromptSet
+from headloc.objectives.from_means import FromMeans, ZeroShotRows
 from headloc.objectives.task_means import TaskMeans
 
 if TYPE_CHECKING:
@@ -46,17 +44,8 @@ class Patch(FromMeans):
         super()._take(lm, means)
         self._z = tuple(z_KHd.to(lm.device) for z_KHd in means.z)
 
-    def _gated(
-        self, lm: FrozenLM, prompts: PromptSet, index: Tensor | slice, gates: Tensor
-    ) -> Tensor:
-        if prompts.task_rows is None:
-            raise HeadlocError("These prompts do not know their tasks: make them by prompt_set().")
-        batch = prompts.batch.rows(index)
-        prefix = None if prompts.prefix is None else prompts.prefix.rows(index)
-        rows = prompts.task_rows[index]
-        means = [z_KHd[rows][:, None] for z_KHd in self._z]
-        column = 0 if prefix is not None else batch.prompt_columns - 1
-        at = slice(column, column + 1)
+    def _gated(self, lm: FrozenLM, rows: ZeroShotRows, gates: Tensor) -> Tensor:
+        means = [z_KHd[rows.task_rows][:, None] for z_KHd in self._z]
         # A coefficient opens the task's mean, so it closes the head's own output.
-        with gate_heads(lm, 1.0 - gates.to(lm.device), off=means, columns=at):
-            return lm.logits(batch, prefix)
+        with gate_heads(lm, 1.0 - gates, off=means, columns=rows.last_prompt_token):
+            return lm.logits(rows.batch, rows.prefix)
