@@ -27,7 +27,7 @@ class HeadGates(nn.Module, ABC):
     penalty_in_loss: bool = True
 
     #: Learning rate that suits the parameters, used where none is asked for.
-    default_lr: float = 0.05
+    default_lr: float = 0.1
 
     def __init__(self) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ columns.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ def branch_logits(
         )
     span = batch.predicting
     answers = batch.target_BJ.shape[1]
-    tiled = {
+    tiled: dict[str, Any] = {
         "input_ids": batch.ids_BT[:, span].repeat(1, branches),
         "attention_mask": _mask(lm, batch, branches),
     }

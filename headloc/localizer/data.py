@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from headloc.errors import HeadlocError
+from headloc.objectives.prompts import ROWS_PER_PASS
 from headloc.randomness import stream
 
 
@@ -99,7 +100,9 @@ class PromptRows(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         """Batches of rows of the selection prompts."""
-        return _loader(EpochOrder(self.selection_rows, self.batch_size, self.seed, shuffle=False))
+        # Validation needs no gradient: larger batches fit.
+        rows = max(self.batch_size, ROWS_PER_PASS)
+        return _loader(EpochOrder(self.selection_rows, rows, self.seed, shuffle=False))
 
 
 def _loader(order: EpochOrder) -> DataLoader[Tensor]:

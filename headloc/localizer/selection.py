@@ -169,7 +169,7 @@ class Kept(Selection):
 
     name = "kept"
 
-    def __init__(self, share: float = 0.97) -> None:
+    def __init__(self, share: float = 0.98) -> None:
         _check_share("share", share)
         self.share = share
 
@@ -196,7 +196,7 @@ class Auto(Selection):
 
     name = "auto"
 
-    def __init__(self, share: float = 0.97) -> None:
+    def __init__(self, share: float = 0.98) -> None:
         _check_share("share", share)
         self.share = share
 

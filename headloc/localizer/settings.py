@@ -20,12 +20,12 @@ class DataSettings:
         batch_size: prompts per training step.
     """
 
-    train_prompts: int = 2048
+    train_prompts: int = 1024
     selection_prompts: int = 512
     test_prompts: int = 512
     held_out_prompts: int = 512
     mean_prompts: int = 500
-    batch_size: int = 128
+    batch_size: int = 64
 
     def __post_init__(self) -> None:
         for field in fields(self):
