@@ -1,0 +1,1 @@
+"""Ways of ranking heads that learned gates are compared with."""

@@ -1,0 +1,80 @@
+"""`headloc refine`: from the selected heads of a function vector to those that carry the task."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from headloc.commands.build import build, build_lm, checked_seed, plain
+from headloc.commands.evaluate import own_model, own_objective, own_task
+from headloc.files import usable_output_dir, write_text
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from headloc.circuit import Circuit
+    from headloc.lm.frozen import FrozenLM
+    from headloc.refinement.result import Refinement
+
+
+def run(cfg: DictConfig, output_dir: Path) -> Refinement:
+    """Refine a circuit, print the table and write the files.
+
+    Raises:
+        HeadlocError: for a circuit that is broken, of another model, or of another objective.
+    """
+    from headloc.circuit import Circuit
+    from headloc.refinement.printed import lines
+    from headloc.refinement.result import check_refinable
+    from headloc.refinement.run import refine
+    from headloc.refinement.settings import RefineSettings
+    from headloc.reporting.console import Console
+
+    folder = usable_output_dir(output_dir)
+    options = plain(cfg)
+    seed = checked_seed(options["seed"])
+    settings = RefineSettings(
+        **{field.name: options[field.name] for field in fields(RefineSettings)}
+    )
+    circuit = Circuit.load(str(options["circuit"]))
+    check_refinable(circuit.objective, circuit.heads)
+    console = Console()
+    with console.stage("loading"):
+        lm = build_lm(cfg.model) if cfg.get("model") else own_model(circuit)
+        task = build("task", plain(cfg.task)) if cfg.get("task") else own_task(circuit)
+        circuit.check_model(lm)
+    with console.stage("task means"):
+        objective = own_objective(circuit, lm, task, seed=seed, prompts=settings.mean_prompts)
+    result = refine(
+        lm, task, objective, circuit.heads, settings=settings, seed=seed, stages=console.stage
+    )
+    # Another task than the circuit's own has means of its own.
+    judged = _judged(circuit, lm, task.describe(), objective.tensors())
+    _write(result, judged, cfg, folder, lm)
+    for line in lines(result):
+        console.say(line)
+    console.say(f"refinement  {folder / 'refinement.json'}")
+    return result
+
+
+def _judged(circuit: Circuit, lm: FrozenLM, task: object, tensors: object) -> Circuit:
+    from dataclasses import replace
+
+    return replace(circuit, model=lm.source.to_dict(), task=task, tensors=tensors)  # type: ignore[arg-type]
+
+
+def _write(
+    result: Refinement, circuit: Circuit, cfg: DictConfig, folder: Path, lm: FrozenLM
+) -> None:
+    from omegaconf import OmegaConf, open_dict
+
+    from headloc.refinement.picture import save_dose_picture
+    from headloc.refinement.writing import write_refinement
+    from headloc.reporting.pictures import caption
+
+    with open_dict(cfg):
+        cfg.output_dir = str(folder)
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    save_dose_picture(result, folder, caption(circuit))
+    write_refinement(result, circuit, folder, lm)
