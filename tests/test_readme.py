@@ -46,7 +46,7 @@ def test_the_python_of_the_readme_runs_and_saves_a_circuit(
     assert (tmp_path / "circuit" / "circuit.json").is_file()
     printed = capsys.readouterr().out
     assert "HeadId" in printed
-    # Both demonstrations say "seven more": the circuit alone still answers 47.
+    # The demonstrations say "seven more": the circuit alone still answers 47.
     assert printed.rstrip().endswith("47")
 
 

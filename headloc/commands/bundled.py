@@ -26,7 +26,7 @@ def run(cfg: DictConfig, output_dir: Path) -> Path:
             "recipe must be a group of options, as in recipe.optimisation.steps=100."
         )
     from headloc.bundled.recipe import Recipe
-    from headloc.bundled.training import train
+    from headloc.bundled.release import build
     from headloc.reporting.console import Console
 
     try:
@@ -39,6 +39,6 @@ def run(cfg: DictConfig, output_dir: Path) -> Path:
         def progress(done: int, total: int, averages: dict[str, float]) -> None:
             show(done, total)
 
-        path = train(recipe, folder, resume=bool(settings["resume"]), progress=progress)
+        path = build(recipe, folder, resume=bool(settings["resume"]), progress=progress)
     console.say(f"model  {path}")
     return path
