@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -34,8 +35,9 @@ Commands
   headloc COMMAND --help     the options of a command
   headloc --version
 
-Hydra's own flags work with localize, evaluate and bundled train: --multirun, --cfg job,
---config-dir DIR (your own experiments). HEADLOC_TRACEBACK=1 shows the traceback of an error.
+Hydra's own flags work with localize, evaluate, refine, reproduce, layers and bundled train:
+--multirun, --cfg job, --config-dir DIR (your own experiments). HEADLOC_TRACEBACK=1 shows the
+traceback of an error.
 """
 
 
@@ -55,7 +57,7 @@ class Command:
     summary: str
     run: Callable[..., Any]
     config: str | None = None
-    usage: str = ""
+    usage: str | Callable[[], str] = ""
 
 
 def _localize(cfg: DictConfig, output_dir: Path) -> None:
@@ -66,6 +68,32 @@ def _localize(cfg: DictConfig, output_dir: Path) -> None:
 
 def _evaluate(cfg: DictConfig, output_dir: Path) -> None:
     from headloc.commands.evaluate import run
+
+    run(cfg, output_dir)
+
+
+def _layers(cfg: DictConfig, output_dir: Path) -> None:
+    from headloc.commands.layers import run
+
+    run(cfg, output_dir)
+
+
+def _reproduce(arguments: Sequence[str]) -> None:
+    from headloc.commands.reproduce import read_request, run
+
+    request = read_request(arguments)
+    job = Command(("reproduce",), "", partial(run, request=request), "localize")
+    _with_hydra(job, list(request.arguments))
+
+
+def _reproduce_usage() -> str:
+    from headloc.commands.reproduce import usage
+
+    return usage()
+
+
+def _refine(cfg: DictConfig, output_dir: Path) -> None:
+    from headloc.commands.refine import run
 
     run(cfg, output_dir)
 
@@ -97,6 +125,14 @@ def _circuit_export(arguments: Sequence[str]) -> None:
 COMMANDS = (
     Command(("localize",), "find the heads that carry a task", _localize, "localize"),
     Command(("evaluate",), "score a saved circuit on a model and a task", _evaluate, "evaluate"),
+    Command(("refine",), "find which selected heads carry the task alone", _refine, "refine"),
+    Command(
+        ("reproduce",),
+        "run a paper's experiment and print published beside measured",
+        _reproduce,
+        usage=_reproduce_usage,
+    ),
+    Command(("layers",), "search for the best insertion layer", _layers, "layers"),
     Command(
         ("circuit", "show"),
         "print a saved circuit",
@@ -190,7 +226,8 @@ def _help(command: Command) -> str:
     """Return the help of a command: its commented configuration is its documentation."""
     name = " ".join(command.words)
     if command.config is None:
-        return f"{command.summary}\n\n  {command.usage}"
+        usage = command.usage if isinstance(command.usage, str) else command.usage()
+        return f"{command.summary}\n\n  {usage}"
     folder = config_dir()
     text = (folder / f"{command.config}.yaml").read_text(encoding="utf-8")
     parts = [f"headloc {name} [key=value ...]: {command.summary}", "", text.rstrip()]

@@ -118,6 +118,7 @@ def build_lm(cfg: DictConfig) -> FrozenLM:
 
     options = plain(cfg)
     source = options.pop("source", None)
+    _set_threads(options.pop("threads", None))
     if source == "bundled":
         options.pop("path", None)
         options.pop("revision", None)
@@ -126,6 +127,17 @@ def build_lm(cfg: DictConfig) -> FrozenLM:
         raise HeadlocError(f"model.source={source!r} is unknown. {suggest(str(source), _SOURCES)}")
     check_options("model", _LoadOptions, options)
     return load_lm(options.pop("path"), local_only=source == "local", **options)
+
+
+def _set_threads(threads: Any) -> None:
+    """Let torch use a number of threads on the CPU; None leaves torch's own choice."""
+    import torch
+
+    if threads is None:
+        return
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise HeadlocError(f"model.threads={threads!r} must be a whole number above 0, or null.")
+    torch.set_num_threads(threads)
 
 
 _SOURCES = ("bundled", "local", "hub")

@@ -89,7 +89,8 @@ def own_objective(
 ) -> Objective:
     """Rebuild the objective of a circuit, with the off-values or means that were saved with it.
 
-    Task means belong to their task: for another one they are estimated anew.
+    Means belong to their model, and task means to their task: for another one they are estimated
+    anew.
     """
     from headloc.objectives import rebuild_objective
 
@@ -97,8 +98,9 @@ def own_objective(
         objective = rebuild_objective(circuit.objective)
     except HeadlocError as error:
         raise CircuitError(f"The circuit's objective cannot be rebuilt: {error}") from None
+    same_model = circuit.model.get("fingerprint") == lm.source.fingerprint
     same_task = task.describe() == dict(circuit.task)
-    if circuit.tensors and (same_task or not objective.bound_to_task):
+    if circuit.tensors and same_model and (same_task or not objective.bound_to_task):
         objective.load_tensors(circuit.tensors, lm, task)
     else:
         objective.prepare(lm, task, seed=seed, prompts=prompts, progress=None)

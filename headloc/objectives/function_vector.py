@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from headloc.lm.frozen import FrozenLM
     from headloc.tasks import Example, TaskFamily
 
-_SITES = ("attention", "layer_input", "layer_output")
+SITES = ("attention", "layer_input", "layer_output")
+"""Where a vector may enter a layer."""
 
 
 class FunctionVector(FromMeans):
@@ -59,8 +61,7 @@ class FunctionVector(FromMeans):
         cache_dir: str | None = None,
     ) -> None:
         super().__init__(off_value, relative_to, prompts_per_task, cache_dir)
-        if site not in _SITES:
-            raise HeadlocError(f"objective.site={site!r} is unknown. {suggest(site, _SITES)}")
+        _check_site(site)
         self.layer, self.site = layer, site
         self._contributions_KAD: Tensor | None = None
         self._off_AD: Tensor | None = None
@@ -68,6 +69,11 @@ class FunctionVector(FromMeans):
     def describe(self) -> dict[str, Any]:
         """Return the settings."""
         return {**super().describe(), "layer": self.layer, "site": self.site}
+
+    def prepare(self, lm: FrozenLM, task: TaskFamily, **options: Any) -> None:
+        """Estimate the means, unless the model has no such insertion layer."""
+        self.insertion_layer(lm)
+        super().prepare(lm, task, **options)
 
     def insertion_layer(self, lm: FrozenLM) -> int:
         """Return the layer of insertion.
@@ -100,10 +106,28 @@ class FunctionVector(FromMeans):
         self, lm: FrozenLM, task: TaskFamily, examples: Sequence[Example], *, seed: int, use: str
     ) -> PromptSet:
         """Encode zero-shot prompts and run them up to the insertion layer."""
+        return self.resumed(lm, super().prompt_set(lm, task, examples, seed=seed, use=use))
+
+    def at(self, layer: int, site: str) -> FunctionVector:
+        """Return this objective at another insertion layer and site, with the same means.
+
+        Raises:
+            HeadlocError: when the site is unknown.
+        """
+        _check_site(site)
+        other = copy(self)
+        other.layer, other.site = layer, site
+        return other
+
+    def resumed(self, lm: FrozenLM, prompts: PromptSet) -> PromptSet:
+        """Return prompts of this or another insertion layer, run up to this one.
+
+        Raises:
+            HeadlocError: when the model has no such layer.
+        """
         layer = self.insertion_layer(lm)
-        prompts = super().prompt_set(lm, task, examples, seed=seed, use=use)
         if layer == 0 or not supports_partial(lm, layer):
-            return prompts
+            return replace(prompts, stream=None)
         streams = []
         with torch.no_grad(), reading_stream(lm, layer) as seen:
             for part in chunks(len(prompts)):
@@ -125,9 +149,15 @@ class FunctionVector(FromMeans):
         layer = self.insertion_layer(lm)
         at = rows.last_prompt_token
         with ExitStack() as stack:
+            # First: at site=layer_input the vector joins the stream that is handed to the layer.
+            if rows.stream is not None:
+                stack.enter_context(starting_at(lm, layer, rows.stream))
             stack.enter_context(
                 add_to_stream(lm, layer, vector_BD, site=self.site, columns=at)  # type: ignore[arg-type]
             )
-            if rows.stream is not None:
-                stack.enter_context(starting_at(lm, layer, rows.stream))
             return lm.logits(rows.batch, rows.prefix)
+
+
+def _check_site(site: str) -> None:
+    if site not in SITES:
+        raise HeadlocError(f"objective.site={site!r} is unknown. {suggest(site, SITES)}")

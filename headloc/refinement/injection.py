@@ -11,6 +11,7 @@ V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -60,11 +61,14 @@ class Insertion:
         batch = prompts.batch.rows(rows_B)
         prefix = None if prompts.prefix is None else prompts.prefix.rows(rows_B)
         at = last_column(prompts)
-        with add_to_stream(lm, self.layer, vector_BD, site=self.site, columns=at):
-            if prompts.stream is None:
-                return lm.logits(batch, prefix)
-            with starting_at(lm, self.layer, prompts.stream[rows_B]):
-                return lm.logits(batch, prefix)
+        with ExitStack() as stack:
+            # The stream is put in first, so that a vector at the layer's input is added to it.
+            if prompts.stream is not None:
+                stack.enter_context(starting_at(lm, self.layer, prompts.stream[rows_B]))
+            stack.enter_context(
+                add_to_stream(lm, self.layer, vector_BD, site=self.site, columns=at)
+            )
+            return lm.logits(batch, prefix)
 
 
 def last_column(prompts: PromptSet) -> slice:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headloc.files import write_bytes
-from headloc.reporting.pictures import _STYLE, _rendered, picture_path, quiet_axes
+from headloc.reporting.pictures import STYLE, picture_path, quiet_axes, rendered
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,11 +24,11 @@ def save_dose_picture(result: Refinement, folder: Path, caption: str) -> list[Pa
     from matplotlib import rc_context
 
     paths = []
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = draw_doses(result, caption)
         for kind in ("png", "svg"):
             path = picture_path(folder, "doses", kind)
-            write_bytes(path, _rendered(figure, kind))
+            write_bytes(path, rendered(figure, kind))
             paths.append(path)
     return paths
 

@@ -1,4 +1,4 @@
-"""Pictures of a run as PNG and SVG files: heads, training, accuracies.
+"""Pictures of a run as PNG and SVG files: heads, training, accuracies, the path if there is one.
 
 Drawn with figure objects alone, so nothing of a caller's matplotlib is touched, and the same result
 gives the same SVG, byte for byte.
@@ -6,7 +6,7 @@ gives the same SVG, byte for byte.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from headloc.circuit import Circuit
     from headloc.localizer.run import Localization
 
-_STYLE = {
+STYLE = {
     "svg.hashsalt": "headloc",
     "svg.fonttype": "path",
     "font.family": "DejaVu Sans",
@@ -37,22 +37,25 @@ def save_pictures(result: Localization, folder: Path) -> list[Path]:
     """Write the pictures into `folder`/pictures and return their paths."""
     from matplotlib import rc_context
 
+    from headloc.bank.picture import draw_path
     from headloc.reporting.picture_accuracies import draw_accuracies
     from headloc.reporting.picture_heads import draw_heads
     from headloc.reporting.picture_training import draw_training
 
-    drawings: Mapping[str, Callable[[Localization], Figure]] = {
+    drawings: dict[str, Callable[[Localization], Figure]] = {
         "heads": draw_heads,
         "training": draw_training,
         "accuracies": draw_accuracies,
     }
+    if result.path is not None:
+        drawings["path"] = draw_path
     paths = []
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         for name, draw in drawings.items():
             figure = draw(result)
             for kind in ("png", "svg"):
                 path = picture_path(folder, name, kind)
-                write_bytes(path, _rendered(figure, kind))
+                write_bytes(path, rendered(figure, kind))
                 paths.append(path)
     return paths
 
@@ -67,7 +70,7 @@ def caption(circuit: Circuit) -> str:
     return f"{one_line(task_name(circuit.task), 40)}, {one_line(model_name(circuit.model), 50)}"
 
 
-def _rendered(figure: Figure, kind: str) -> bytes:
+def rendered(figure: Figure, kind: str) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 

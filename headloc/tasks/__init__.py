@@ -6,13 +6,16 @@ Importing this package loads neither torch nor transformers.
 from __future__ import annotations
 
 from headloc.tasks.add_k import AddK
+from headloc.tasks.arithmetic import Arithmetic
 from headloc.tasks.checks import Items
 from headloc.tasks.encoding import Encoded, TokenSpan, encode, encode_all
 from headloc.tasks.example import Demonstration, Example
 from headloc.tasks.family import Split, TaskFamily
 from headloc.tasks.labels import Labels
+from headloc.tasks.multiply_k import MultiplyK
 from headloc.tasks.pairs import Pairs
 from headloc.tasks.registry import build_task, family_names, option_names, rebuild_task
+from headloc.tasks.subtract_k import SubtractK
 from headloc.tasks.template import (
     TEMPLATES,
     Rendered,
@@ -26,16 +29,19 @@ from headloc.tasks.template import (
 __all__ = [
     "TEMPLATES",
     "AddK",
+    "Arithmetic",
     "Demonstration",
     "Encoded",
     "Example",
     "Items",
     "Labels",
+    "MultiplyK",
     "Pairs",
     "Rendered",
     "Span",
     "SpanKind",
     "Split",
+    "SubtractK",
     "TaskFamily",
     "Template",
     "TokenSpan",

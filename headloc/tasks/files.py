@@ -19,6 +19,16 @@ MAX_BYTES = 64 * 2**20
 BUNDLED = "bundled"
 
 
+def require_path(path: object, example: str) -> None:
+    """Refuse an empty text, which would otherwise name the current folder.
+
+    Raises:
+        TaskError: telling what to give.
+    """
+    if isinstance(path, str) and not path.strip():
+        raise TaskError(f"task.path is missing. Give it as task.path={example}.")
+
+
 def read_text(path: Path) -> str:
     """The text of a file in UTF-8 (a byte order mark is dropped).
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from headloc.errors import TaskError
-from headloc.tasks.files import BUNDLED, is_unicode, read_bundled, read_csv, read_json
+from headloc.tasks.files import BUNDLED, is_unicode, read_bundled, read_csv, read_json, require_path
 
 _SHAPE = '[{"text": "...", "class": "..."}, ...]'
 _COLUMNS = ("text", "class")
@@ -29,6 +29,7 @@ def read_classes(path: str | Path | None) -> Classes:
         return _collect(_object_rows(read_bundled("words.json"), "the bundled words"))
     if not isinstance(path, (str, Path)):
         raise TaskError(f"task.path={path!r} is not the name of a file. Give one JSON or CSV file.")
+    require_path(path, "FILE, a CSV or JSON file")
     file = Path(path).expanduser()
     if file.suffix.lower() == ".csv":
         rows = [(f"{file}, line {line}", row) for line, row in read_csv(file, _COLUMNS)]

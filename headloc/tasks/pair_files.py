@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from headloc.errors import TaskError
 from headloc.tasks.example import Demonstration
-from headloc.tasks.files import BUNDLED, is_unicode, read_bundled, read_json
+from headloc.tasks.files import BUNDLED, is_unicode, read_bundled, read_json, require_path
 
 OnConflict = Literal["error", "drop"]
 _SHAPE = '[{"input": "...", "output": "..."}, ...]'
@@ -27,6 +27,7 @@ def read_pair_files(
     """
     if path == BUNDLED:
         return _bundled()
+    require_path(path, "DIR, a folder with one JSON file a task")
     tasks: dict[str, tuple[Demonstration, ...]] = {}
     for file in _files(path):
         if file.stem in tasks:

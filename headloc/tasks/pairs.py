@@ -13,13 +13,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from headloc.errors import TaskError, suggest
+from headloc.errors import TaskError
 from headloc.randomness import stable_hash
 from headloc.tasks.checks import Items, optional_integer, texts
 from headloc.tasks.example import Demonstration, Example
 from headloc.tasks.family import TaskFamily, TemplateSpec
 from headloc.tasks.files import BUNDLED, fingerprint, halves
 from headloc.tasks.pair_files import OnConflict, read_pair_files
+from headloc.tasks.splits import refuse_copies, split_tasks
 
 _MOST_ANSWERS = 10
 
@@ -33,13 +34,15 @@ class Pairs(TaskFamily):
         shots: demonstrations per example.
         template: name of a template, or its four pieces.
         held_out: tasks (names of files without `.json`) kept out of training.
+        tasks: tasks to train on, jointly or one alone; None for all that are not held out.  Tasks
+            that are named neither here nor in `held_out` are left out altogether.
         max_items: use at most this many items of a file, a stable sample.
         on_conflict: `error` refuses a file in which an input has several outputs, `drop` leaves out
             these inputs.
 
     Raises:
-        TaskError: when a file is not a list of pairs, a task has too few items, or nothing is left
-            to train on.
+        TaskError: when a file is not a list of pairs, a task has too few items, nothing is left to
+            train on, or a held-out task is also trained on, be it under another name.
     """
 
     name: ClassVar[str] = "pairs"
@@ -52,6 +55,7 @@ class Pairs(TaskFamily):
         held_out: str | Sequence[str] = (),
         max_items: int | None = None,
         on_conflict: OnConflict = "error",
+        tasks: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__(template=template, shots=shots)
         if on_conflict not in ("error", "drop"):
@@ -59,14 +63,19 @@ class Pairs(TaskFamily):
         self._path = path
         self._max_items = optional_integer("task.max_items", max_items, minimum=1)
         self._on_conflict: OnConflict = on_conflict
-        tasks = read_pair_files(path, on_conflict)
-        self._items = {task: _sample(pairs, self._max_items) for task, pairs in tasks.items()}
+        found = read_pair_files(path, on_conflict)
+        self._picked = None if tasks is None else texts("task.tasks", tasks)
+        held_out = texts("task.held_out", held_out)
+        self.train, self.held_out = split_tasks(tuple(found), self._picked, held_out)
+        used = {*self.train, *self.held_out}
+        self._items = {
+            task: _sample(pairs, self._max_items) for task, pairs in found.items() if task in used
+        }
         self._pools = {task: _pools(pairs) for task, pairs in self._items.items()}
         self._tables = {
             task: {pair.input: pair.output for pair in pairs} for task, pairs in self._items.items()
         }
-        self.held_out = _held_out(texts("task.held_out", held_out), tuple(tasks))
-        self.train = tuple(task for task in tasks if task not in self.held_out)
+        refuse_copies(self.train, self.held_out, self._tables)
         self.check_items()
 
     def options(self) -> dict[str, Any]:
@@ -79,6 +88,7 @@ class Pairs(TaskFamily):
             "held_out": list(self.held_out),
             "max_items": self._max_items,
             "on_conflict": self._on_conflict,
+            "tasks": None if self._picked is None else list(self._picked),
         }
 
     def provenance(self) -> dict[str, Any]:
@@ -133,15 +143,3 @@ def _pools(pairs: tuple[Demonstration, ...]) -> dict[str, tuple[Demonstration, .
         "fit": tuple(pair for pair in pairs if pair.input in fit),
         "score": tuple(pair for pair in pairs if pair.input in score),
     }
-
-
-def _held_out(asked: tuple[str, ...], tasks: tuple[str, ...]) -> tuple[str, ...]:
-    for task in asked:
-        if task not in tasks:
-            raise TaskError(f"task.held_out names {task!r}, no task here. {suggest(task, tasks)}")
-    if len(asked) == len(tasks):
-        raise TaskError(
-            f"task.held_out={list(asked)} holds out every task, which leaves nothing to train on. "
-            "Hold out fewer, or give more files."
-        )
-    return tuple(task for task in tasks if task in asked)

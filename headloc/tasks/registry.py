@@ -10,9 +10,13 @@ from headloc.errors import TaskError, suggest
 from headloc.tasks.add_k import AddK
 from headloc.tasks.family import TaskFamily
 from headloc.tasks.labels import Labels
+from headloc.tasks.multiply_k import MultiplyK
 from headloc.tasks.pairs import Pairs
+from headloc.tasks.subtract_k import SubtractK
 
-_FAMILIES: dict[str, type[TaskFamily]] = {family.name: family for family in (AddK, Labels, Pairs)}
+_FAMILIES: dict[str, type[TaskFamily]] = {
+    family.name: family for family in (AddK, SubtractK, MultiplyK, Labels, Pairs)
+}
 
 
 def family_names() -> tuple[str, ...]:

@@ -42,6 +42,8 @@ def test_every_choice_of_every_group_composes_and_is_built(group: str, choice: s
     overrides = [f"{group}={choice}"]
     if (group, choice) in (("model", "local"), ("model", "hub")):
         overrides.append("model.path=somewhere")
+    if (group, choice) == ("task", "pairs"):
+        overrides.append("task.path=bundled")
     settings = resolved(compose("localize", overrides))
     for name in BUILT:
         target = settings[name]["_target_"]
@@ -57,9 +59,9 @@ def test_every_choice_of_every_group_composes_and_is_built(group: str, choice: s
 
 
 @pytest.mark.usefixtures("composing")
-@pytest.mark.parametrize("command", ["localize", "evaluate", "bundled_train"])
+@pytest.mark.parametrize("command", ["localize", "evaluate", "refine", "layers", "bundled_train"])
 def test_every_command_composes(command: str) -> None:
-    overrides = ["circuit=somewhere"] if command == "evaluate" else []
+    overrides = ["circuit=somewhere"] if command in ("evaluate", "refine") else []
     assert "output_dir" in resolved(compose(command, overrides))
 
 

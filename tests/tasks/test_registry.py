@@ -28,7 +28,7 @@ PIECES = {"in_pre": "<", "in_sep": "=", "out_pre": "", "out_sep": ">"}
 
 
 def test_build_by_name() -> None:
-    assert family_names() == ("add_k", "labels", "pairs")
+    assert family_names() == ("add_k", "subtract_k", "multiply_k", "labels", "pairs")
     assert isinstance(build_task("add_k"), AddK)
     assert build_task("add_k", {"k": [1, 2], "shots": 3}).train == ("add_1",)
     assert isinstance(build_task("labels", {"labels": ["a", "b"]}), Labels)
@@ -56,6 +56,10 @@ def test_unknown_names(name: Any, options: dict[str, Any], message: str) -> None
         ("add_k", {}),
         ("add_k", {"k": [3, 9, 4], "held_out_k": [9], "template": PIECES, "wrong_labels": 0.2}),
         ("add_k", {"k_min": -3, "k_max": 3, "held_out_k": [], "y_min": 0, "y_max": 90}),
+        ("subtract_k", {}),
+        ("subtract_k", {"k_min": 0, "x_max": 60, "y_min": None, "wrong_labels": 0.2}),
+        ("multiply_k", {"k": [2, 5, 3], "held_out_k": [5], "y_max": 200}),
+        ("pairs", {"tasks": ["capital"], "held_out": ["language"]}),
         ("labels", {"labels": ["x", "y", "z"], "shots_per_label": 2, "max_tasks": 30, "seed": 5}),
         ("pairs", {"held_out": ["language"], "max_items": 20, "shots": 2}),
     ],
