@@ -157,6 +157,7 @@ def _localize(
 
 def _write(result: Localization, settings: dict[str, Any], folder: Path, lm: Any) -> None:
     """Write the results, the circuit last: where there is one, the rest is complete."""
+    from headloc.bank.export import write_path
     from headloc.reporting.pictures import save_pictures
     from headloc.reporting.report import write_report
     from headloc.reporting.tables import write_heads, write_outcomes
@@ -165,6 +166,8 @@ def _write(result: Localization, settings: dict[str, Any], folder: Path, lm: Any
     write_json(folder / "metrics.json", dict(result.metrics))
     write_heads(result, folder / "heads.csv")
     write_outcomes(result, folder / "outcomes.csv", lm)
+    if result.path is not None:
+        write_path(result.path, result.circuit, folder)
     save_pictures(result, folder)
     write_report(result, settings["yaml"], folder / "report.html", lm)
     result.circuit.save(folder / "circuit")

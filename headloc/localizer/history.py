@@ -1,6 +1,6 @@
 """The history of the gates over training: what selection averages and the report draws.
 
-Shapes: A heads in flat order.
+Shapes: A heads in flat order; of a bank of G gate sets every [A] is a [G, A].
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from headloc.localizer.module import HeadLocalizer
+from headloc.localizer.module import GateTraining
 
 CURVES = (
     "train/task_loss",
@@ -36,10 +36,10 @@ class GateHistory(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the gates and the latest figures down."""
-        if not isinstance(pl_module, HeadLocalizer):
+        if not isinstance(pl_module, GateTraining):
             return
-        self.values.append(pl_module.gates.values().cpu())
-        self.scores.append(pl_module.gates.scores().cpu())
+        self.values.append(pl_module.values().cpu())
+        self.scores.append(pl_module.scores().cpu())
         for name, curve in self.curves.items():
             figure = trainer.callback_metrics.get(name)
             curve.append(float("nan") if figure is None else float(figure))

@@ -5,12 +5,14 @@
 Only the gates and the state of the sparsity control enter a checkpoint: a few kilobytes, loaded
 strictly.
 
-Shapes: B rows, A heads, E epochs.
+Shapes: B rows, A heads, G gate sets, S rows of every gate set.
 """
 
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +52,136 @@ class OptimizerSettings:
             raise HeadlocError(f"optimizer.final_lr={self.final_lr} must lie in [0, 1].")
 
 
-class HeadLocalizer(L.LightningModule):
+class GateTraining(L.LightningModule, ABC):
+    """What training gates has in common, for one gate set or a bank of them.
+
+    A subclass makes its gate sets and controls, and says what a step is.
+
+    Args:
+        lm: the frozen model.
+        objective: the prepared intervention.
+        train_prompts: prompts that the gates are fitted to.
+        selection_prompts: other prompts, for validation.
+        optimizer: settings of Adam.
+    """
+
+    def __init__(
+        self,
+        lm: FrozenLM,
+        objective: Objective,
+        train_prompts: PromptSet,
+        selection_prompts: PromptSet,
+        optimizer: OptimizerSettings | None = None,
+    ) -> None:
+        super().__init__()
+        self.lm, self.objective = lm, objective
+        self.train_prompts, self.selection_prompts = train_prompts, selection_prompts
+        self.optimizer_settings = optimizer or OptimizerSettings()
+        self.validation_accuracy = AnswerAccuracy()
+        self.starved_steps = 0
+        self.register_state_dict_post_hook(_drop_frozen)
+        self.register_load_state_dict_post_hook(_forgive_frozen)
+
+    @property
+    @abstractmethod
+    def gate_sets(self) -> Sequence[HeadGates]:
+        """The gate sets that are trained."""
+
+    @property
+    @abstractmethod
+    def controls(self) -> Sequence[SparsityControl]:
+        """The sparsity control of every gate set."""
+
+    @abstractmethod
+    def values(self) -> Tensor:
+        """Return the test-time gates [A], or [G, A] of a bank."""
+
+    @abstractmethod
+    def scores(self) -> Tensor:
+        """Return what heads are ranked by [A], or [G, A] of a bank."""
+
+    @property
+    def progress(self) -> float:
+        """Share of the training steps done."""
+        total = self.trainer.estimated_stepping_batches
+        return min(1.0, self.global_step / max(1.0, float(total)))
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Count the steps in which no gate of a gate set has a gradient (METHODS 3.3)."""
+        if not self._logs_now():
+            return
+        norms = []
+        for gates in self.gate_sets:
+            own = [p.grad.norm() for p in gates.parameters() if p.grad is not None]
+            norms.append(torch.stack(own).norm())
+        norm_G = torch.stack(norms)
+        self.starved_steps += int((norm_G == 0).any())
+        self.log("train/gradient_norm", norm_G.norm())
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Shrink and clamp the gates, and let the sparsity controls adapt."""
+        rate = float(self.optimizers().param_groups[0]["lr"])
+        for gates, control in zip(self.gate_sets, self.controls, strict=True):
+            gates.after_step(control.shrinkage(rate))
+            control.after_step(gates, self.progress)
+
+    def on_train_end(self) -> None:
+        """Warn of a run whose result should not be trusted."""
+        if self.starved_steps:
+            log.warning(
+                "In %d of the logged steps no gate had a gradient: the gates are saturated. "
+                "Start lower (gates.init=2) or lower the learning rate (optimizer.lr).",
+                self.starved_steps,
+            )
+        for control in self.controls:
+            if isinstance(control, TargetSparsity) and control.ran_away():
+                log.warning(
+                    "The multipliers of the sparsity target ran away (%s): %s heads are out of "
+                    "reach of this training. Train longer, lower sparsity.multiplier_lr or ask "
+                    "for more.",
+                    control.readings(),
+                    control.target,
+                )
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Adam on the gates, with a linear decay of the rate over the run."""
+        settings = self.optimizer_settings
+        optimizer = torch.optim.Adam(
+            [parameter for gates in self.gate_sets for parameter in gates.parameters()],
+            lr=self.gate_sets[0].default_lr if settings.lr is None else settings.lr,
+            betas=(settings.beta1, settings.beta2),
+        )
+        schedule = torch.optim.lr_scheduler.LinearLR(
+            optimizer,
+            start_factor=1.0,
+            end_factor=max(settings.final_lr, 1e-3),
+            total_iters=int(self.trainer.estimated_stepping_batches),
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def _logs_now(self) -> bool:
+        """Every few steps, and at the end of an epoch, so that no curve has an epoch missing."""
+        every = max(1, int(self.trainer.log_every_n_steps))
+        return self.global_step % every == 0 or self.trainer.is_last_batch
+
+    def _log_step(self, task_loss: Tensor, term: Tensor, gates_SA: Tensor) -> None:
+        """Log a step; `gates_SA` are all gates sampled in it, of every row and gate set."""
+        expected = torch.stack([gates.expected_open().detach() for gates in self.gate_sets])
+        figures = {
+            "train/loss": task_loss.detach() + term.detach(),
+            "train/task_loss": task_loss.detach(),
+            "train/sparsity_term": term.detach(),
+            "gates/open_expected": expected.mean(),
+            "gates/open_sampled": (gates_SA.detach() > 0).sum(1).float().mean(),
+        }
+        self.log_dict(figures, batch_size=len(gates_SA))
+        self.log("loss", figures["train/task_loss"], prog_bar=True, logger=False)
+
+
+class HeadLocalizer(GateTraining):
     """Train gates over the heads of a frozen model.
 
     Args:
@@ -75,23 +206,28 @@ class HeadLocalizer(L.LightningModule):
         optimizer: OptimizerSettings | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.lm, self.gates, self.sparsity = lm, gates, sparsity
-        self.objective, self.seed = objective, seed
-        self.train_prompts, self.selection_prompts = train_prompts, selection_prompts
-        self.optimizer_settings = optimizer or OptimizerSettings()
+        super().__init__(lm, objective, train_prompts, selection_prompts, optimizer)
+        self.gates, self.sparsity, self.seed = gates, sparsity, seed
         sparsity.begin(lm.layout.total)
         gates.allocate(lm.layout.total, torch_generator(seed, "gates", "init"))
-        self.validation_accuracy = AnswerAccuracy()
-        self.starved_steps = 0
-        self.register_state_dict_post_hook(_drop_frozen)
-        self.register_load_state_dict_post_hook(_forgive_frozen)
 
     @property
-    def progress(self) -> float:
-        """Share of the training steps done."""
-        total = self.trainer.estimated_stepping_batches
-        return min(1.0, self.global_step / max(1.0, float(total)))
+    def gate_sets(self) -> list[HeadGates]:
+        """The one gate set."""
+        return [self.gates]
+
+    @property
+    def controls(self) -> list[SparsityControl]:
+        """Its sparsity control."""
+        return [self.sparsity]
+
+    def values(self) -> Tensor:
+        """Return the test-time gates [A]."""
+        return self.gates.values()
+
+    def scores(self) -> Tensor:
+        """Return what heads are ranked by [A]."""
+        return self.gates.scores()
 
     def training_step(self, rows_B: Tensor, batch_idx: int) -> Tensor:
         """Return the loss of some rows of the training prompts under freshly sampled gates."""
@@ -101,22 +237,8 @@ class HeadLocalizer(L.LightningModule):
         term = self.sparsity.term(self.gates, self.progress)
         if self._logs_now():
             self._log_step(task_loss, term, gates_BA)
+            self.log_dict(self.sparsity.readings(), batch_size=len(gates_BA))
         return task_loss + term
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Count the steps in which no gate has a gradient (METHODS 3.3)."""
-        if self._logs_now():
-            norm = torch.stack(
-                [p.grad.norm() for p in self.gates.parameters() if p.grad is not None]
-            ).norm()
-            self.starved_steps += int(norm == 0)
-            self.log("train/gradient_norm", norm)
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Shrink and clamp the gates, and let the sparsity control adapt."""
-        rate = float(self.optimizers().param_groups[0]["lr"])
-        self.gates.after_step(self.sparsity.shrinkage(rate))
-        self.sparsity.after_step(self.gates, self.progress)
 
     def validation_step(self, rows_B: Tensor, batch_idx: int) -> None:
         """Score selection prompts under the test-time gates."""
@@ -133,58 +255,6 @@ class HeadLocalizer(L.LightningModule):
         values_A = self.gates.values()
         self.log("gates/open_hard", (values_A > OPEN).sum().float(), prog_bar=True)
         self.log("gates/mean", values_A.mean())
-
-    def on_train_end(self) -> None:
-        """Warn of a run whose result should not be trusted."""
-        if self.starved_steps:
-            log.warning(
-                "In %d of the logged steps no gate had a gradient: the gates are saturated. "
-                "Start lower (gates.init=2) or lower the learning rate (optimizer.lr).",
-                self.starved_steps,
-            )
-        if isinstance(self.sparsity, TargetSparsity) and self.sparsity.ran_away():
-            log.warning(
-                "The multipliers of the sparsity target ran away (%s): %s heads are out of reach "
-                "of this training. Train longer, lower sparsity.multiplier_lr or ask for more.",
-                self.sparsity.readings(),
-                self.sparsity.target,
-            )
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        """Adam on the gates, with a linear decay of the rate over the run."""
-        settings = self.optimizer_settings
-        optimizer = torch.optim.Adam(
-            list(self.gates.parameters()),
-            lr=self.gates.default_lr if settings.lr is None else settings.lr,
-            betas=(settings.beta1, settings.beta2),
-        )
-        schedule = torch.optim.lr_scheduler.LinearLR(
-            optimizer,
-            start_factor=1.0,
-            end_factor=max(settings.final_lr, 1e-3),
-            total_iters=int(self.trainer.estimated_stepping_batches),
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
-
-    def _logs_now(self) -> bool:
-        """Every few steps, and at the end of an epoch, so that no curve has an epoch missing."""
-        every = max(1, int(self.trainer.log_every_n_steps))
-        return self.global_step % every == 0 or self.trainer.is_last_batch
-
-    def _log_step(self, task_loss: Tensor, term: Tensor, gates_BA: Tensor) -> None:
-        figures = {
-            "train/loss": task_loss.detach() + term.detach(),
-            "train/task_loss": task_loss.detach(),
-            "train/sparsity_term": term.detach(),
-            "gates/open_expected": self.gates.expected_open().detach(),
-            "gates/open_sampled": (gates_BA.detach() > 0).sum(1).float().mean(),
-            **self.sparsity.readings(),
-        }
-        self.log_dict(figures, batch_size=len(gates_BA))
-        self.log("loss", figures["train/task_loss"], prog_bar=True, logger=False)
 
 
 def _drop_frozen(

@@ -2,6 +2,9 @@
 
     means -> prompts and prefixes -> training -> selection -> verdict -> Circuit
 
+With a `PathSparsity` a bank of gate sets is trained at once, and its path takes the place of the
+selection rule and of the replicates.
+
 Five random streams keep them apart: what the off-values are estimated on, what gates are trained
 on, what the size is chosen on, what is finally scored, and the controls (METHODS 3.8).
 """
@@ -24,6 +27,11 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from headloc.bank.metrics import path_metrics
+from headloc.bank.module import BankLocalizer
+from headloc.bank.result import PathResult
+from headloc.bank.search import TrainedBank, find_path
+from headloc.bank.settings import PathSparsity
 from headloc.circuit import Circuit
 from headloc.errors import HeadlocError
 from headloc.evaluation.scoring import score
@@ -36,10 +44,11 @@ from headloc.lm.frozen import FrozenLM
 from headloc.lm.ledger import TokenLedger
 from headloc.localizer.data import PromptRows
 from headloc.localizer.history import GateHistory
-from headloc.localizer.module import OPEN, HeadLocalizer, OptimizerSettings
+from headloc.localizer.module import OPEN, GateTraining, HeadLocalizer, OptimizerSettings
 from headloc.localizer.selection import Auto, Ranking, Selection
 from headloc.localizer.settings import DataSettings, VerdictSettings
 from headloc.objectives import InPlace, Objective, PromptSet
+from headloc.objectives.prompts import Progress
 from headloc.randomness import stream, torch_generator
 from headloc.stages import Stages, silent
 from headloc.tasks import Items, Split, TaskFamily
@@ -57,6 +66,7 @@ class Localization:
         metrics: flat figures, the content of metrics.json.
         replicates: circuits of further seeds, for stability.
         greedy: heads found by greedy backward elimination, when asked for.
+        path: the whole sparsity path, where one was trained.
     """
 
     circuit: Circuit
@@ -66,6 +76,7 @@ class Localization:
     metrics: Mapping[str, float]
     replicates: tuple[Circuit, ...] = ()
     greedy: tuple[HeadId, ...] | None = None
+    path: PathResult | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +87,7 @@ class Parts:
     task: TaskFamily
     objective: Objective
     gates: HeadGates
-    sparsity: SparsityControl
+    sparsity: SparsityControl | PathSparsity
     selection: Selection
     data: DataSettings
     optimizer: OptimizerSettings
@@ -91,7 +102,7 @@ def localize(
     *,
     objective: Objective | None = None,
     gates: HeadGates | None = None,
-    sparsity: SparsityControl | None = None,
+    sparsity: SparsityControl | PathSparsity | None = None,
     selection: Selection | None = None,
     data: DataSettings | None = None,
     optimizer: OptimizerSettings | None = None,
@@ -109,7 +120,8 @@ def localize(
         task: the task family.
         objective: how gates intervene; in place with mean off-values when None.
         gates: the relaxation; hard concrete when None.
-        sparsity: the pressure towards few heads; a fixed penalty when None.
+        sparsity: the pressure towards few heads, or a whole path of penalties; a fixed penalty
+            when None.
         selection: from gates to heads; `Auto` when None.
         data: sizes of the prompt sets.
         optimizer: settings of Adam.
@@ -144,21 +156,22 @@ def localize(
     fitter = _trainer(parts, [history, *(callbacks or [])])
     ledger = TokenLedger()
     prompts = _prepare(parts, ledger, stages)
+    module = _module(parts, prompts, seed)
     with ledger.counting(lm, "train"):
-        _fit(parts, prompts, fitter, resume_from)
+        _fit(parts, prompts, fitter, module, resume_from)
     if not history.values:
         raise HeadlocError(
             "Training ended before its first epoch was complete, so there are no gates to read. "
             "Give a larger trainer.max_epochs or trainer.max_steps."
         )
-    with ledger.counting(lm, "selection"), stages("selecting heads"):
-        heads = _select(parts, prompts, history)
+    with ledger.counting(lm, "selection"), stages("selecting heads") as progress:
+        found = _find(parts, prompts, history, module, progress)
     with ledger.counting(lm, "verdict"):
         verdicts = judge_task(
             parts.objective,
             lm,
             task,
-            heads,
+            found.heads,
             seed=seed,
             test_prompts=parts.data.test_prompts,
             held_out_prompts=parts.data.held_out_prompts,
@@ -171,22 +184,23 @@ def localize(
         greedy = _search(parts, prompts, stages)
     metrics = {
         **verdict_metrics(verdicts),
-        **_head_metrics(parts, heads, history),
-        **_reference_metrics(heads, replicates, greedy, lm),
+        **_head_metrics(parts, found, history),
+        **({} if found.path is None else path_metrics(found.path)),
+        **_reference_metrics(found.heads, replicates, greedy, lm),
         **ledger.to_dict(),
         "seed": seed,
         "time/seconds": time.monotonic() - start,
     }
-    circuit = _circuit(parts, heads, history, seed, metrics)
-    stable = tuple(_circuit(parts, chosen, past, number, {}) for number, chosen, past in replicates)
-    return Localization(circuit, verdicts, history, ledger, metrics, stable, greedy)
+    circuit = _circuit(parts, found, seed, metrics)
+    stable = tuple(_circuit(parts, other, number, {}) for number, other in replicates)
+    return Localization(circuit, verdicts, history, ledger, metrics, stable, greedy, found.path)
 
 
 def check_parts(
     lm: FrozenLM,
     task: TaskFamily,
     gates: HeadGates,
-    sparsity: SparsityControl,
+    sparsity: SparsityControl | PathSparsity,
     selection: Selection,
 ) -> None:
     """Refuse settings that do not fit the model or the task.
@@ -195,15 +209,21 @@ def check_parts(
         HeadlocError: naming the setting, what was given and what is possible.
     """
     total = lm.layout.total
-    sparsity.begin(total)
+    if isinstance(sparsity, PathSparsity):
+        sparsity.check(gates, selection)
+    else:
+        sparsity.begin(total)
     _settled(selection, sparsity).begin(total)
     copy.deepcopy(gates).allocate(total, torch_generator(0, "check"))
     task.check_items(items="fit")
     task.check_items(items="score")
 
 
-def _settled(selection: Selection, sparsity: SparsityControl) -> Selection:
-    return selection.settled(sparsity.target) if isinstance(selection, Auto) else selection
+def _settled(selection: Selection, sparsity: SparsityControl | PathSparsity) -> Selection:
+    # A path makes its own choice; Auto stays as it is there and is never asked.
+    if isinstance(sparsity, PathSparsity) or not isinstance(selection, Auto):
+        return selection
+    return selection.settled(sparsity.target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +234,18 @@ class _Prompts:
     """Accuracy of the untouched model on the selection prompts."""
 
 
-_Replicate = tuple[int, list[int], GateHistory]
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Chosen heads, the gates and scores [A] behind the choice, and how it was made."""
+
+    heads: list[int]
+    gates: Tensor
+    scores: Tensor
+    selection: Mapping[str, Any]
+    path: PathResult | None = None
+
+
+_Replicate = tuple[int, _Found]
 
 
 def _prepare(parts: Parts, ledger: TokenLedger, stages: Stages) -> _Prompts:
@@ -263,11 +294,12 @@ def _trainer(parts: Parts, callbacks: list[L.Callback]) -> L.Trainer:
         HeadlocError: when Lightning refuses its options.
     """
     options = {
-        "max_epochs": 25,
+        "max_epochs": 12,
         "accelerator": "auto",
         "devices": 1,
         "logger": False,
         "num_sanity_val_steps": 0,
+        "enable_model_summary": False,
         "log_every_n_steps": 4,
         **parts.trainer,
     }
@@ -284,29 +316,33 @@ def _trainer(parts: Parts, callbacks: list[L.Callback]) -> L.Trainer:
         raise HeadlocError(f"Lightning refuses these trainer options: {error}") from error
 
 
+def _module(parts: Parts, prompts: _Prompts, seed: int) -> GateTraining:
+    """Make the gates to train: one gate set, or the bank of a path."""
+    shared = (prompts.train, prompts.selection, parts.optimizer)
+    if isinstance(parts.sparsity, PathSparsity):
+        members = parts.sparsity.members(seed)
+        return BankLocalizer(parts.lm, parts.objective, parts.gates, members, *shared)
+    gates, sparsity = copy.deepcopy(parts.gates), copy.deepcopy(parts.sparsity)
+    return HeadLocalizer(parts.lm, parts.objective, gates, sparsity, *shared, seed)
+
+
 def _fit(
     parts: Parts,
     prompts: _Prompts,
     trainer: L.Trainer,
+    module: GateTraining,
     resume_from: str | Path | None = None,
     *,
     seed: int | None = None,
     bootstrap: bool = False,
 ) -> None:
-    """Train one set of gates."""
-    seed = parts.seed if seed is None else seed
-    module = HeadLocalizer(
-        parts.lm,
-        parts.objective,
-        copy.deepcopy(parts.gates),
-        copy.deepcopy(parts.sparsity),
-        prompts.train,
-        prompts.selection,
-        parts.optimizer,
-        seed,
-    )
+    """Train the gates of `module`; `seed` orders the prompts."""
     rows = PromptRows(
-        len(prompts.train), len(prompts.selection), parts.data.batch_size, seed, bootstrap=bootstrap
+        len(prompts.train),
+        len(prompts.selection),
+        parts.data.batch_size,
+        parts.seed if seed is None else seed,
+        bootstrap=bootstrap,
     )
     if resume_from is not None:
         _check_checkpoint(Path(resume_from), module)
@@ -322,7 +358,7 @@ def _fit(
         raise KeyboardInterrupt from None
 
 
-def _check_checkpoint(path: Path, module: HeadLocalizer) -> None:
+def _check_checkpoint(path: Path, module: GateTraining) -> None:
     """Refuse a checkpoint that is broken or belongs to a run with other settings.
 
     Raises:
@@ -361,13 +397,31 @@ def _expected_warnings() -> Iterator[None]:
         yield
 
 
-def _select(parts: Parts, prompts: _Prompts, history: GateHistory) -> list[int]:
+def _find(
+    parts: Parts,
+    prompts: _Prompts,
+    history: GateHistory,
+    module: GateTraining,
+    progress: Progress,
+) -> _Found:
+    """Choose the heads: by the path of a bank, else by the selection rule."""
+    if not isinstance(parts.sparsity, PathSparsity) or not isinstance(module, BankLocalizer):
+        return _select(parts, prompts, history)
+    bank = TrainedBank(module.members, *history.averaged(parts.verdict.average_epochs))
+    path = find_path(module.runner, prompts.selection, bank, parts.sparsity, prompts.full, progress)
+    chosen = path.recommended
+    rule = {"rule": "path", "keep": path.keep, "stable_share": path.stable_share, **chosen.origin}
+    return _Found(list(chosen.heads), path.gates, path.ranking, rule, path)
+
+
+def _select(parts: Parts, prompts: _Prompts, history: GateHistory) -> _Found:
     values_A, scores_A = history.averaged(parts.verdict.average_epochs)
 
     def accuracy(gates_A: Tensor) -> float:
         return score(parts.objective, parts.lm, prompts.selection, gates_A).accuracy
 
-    return parts.selection.select(Ranking(values_A, scores_A), accuracy, prompts.full)
+    heads = parts.selection.select(Ranking(values_A, scores_A), accuracy, prompts.full)
+    return _Found(heads, values_A, scores_A, parts.selection.describe())
 
 
 def _replicate(parts: Parts, prompts: _Prompts, stages: Stages) -> list[_Replicate]:
@@ -377,19 +431,22 @@ def _replicate(parts: Parts, prompts: _Prompts, stages: Stages) -> list[_Replica
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "enable_checkpointing": False,
+        "limit_val_batches": 0,
         "callbacks": [],
     }
     silent_parts = replace(parts, trainer={**parts.trainer, **quiet})
     found: list[_Replicate] = []
-    if parts.verdict.replicates == 0:
+    # The seeds of a bank tell how stable its heads are.
+    if parts.verdict.replicates == 0 or isinstance(parts.sparsity, PathSparsity):
         return found
     with stages("replicates") as progress:
         for number in range(1, parts.verdict.replicates + 1):
             seed = parts.seed + 1000 * number
             history = GateHistory()
             trainer = _trainer(silent_parts, [history])
-            _fit(silent_parts, prompts, trainer, seed=seed, bootstrap=True)
-            found.append((seed, _select(parts, prompts, history), history))
+            module = _module(silent_parts, prompts, seed)
+            _fit(silent_parts, prompts, trainer, module, seed=seed, bootstrap=True)
+            found.append((seed, _select(parts, prompts, history)))
             progress(number, parts.verdict.replicates)
     return found
 
@@ -410,33 +467,31 @@ def _search(parts: Parts, prompts: _Prompts, stages: Stages) -> tuple[HeadId, ..
     return tuple(parts.lm.layout.head(index) for index in found)
 
 
-def _circuit(
-    parts: Parts, heads: list[int], history: GateHistory, seed: int, metrics: Mapping[str, float]
-) -> Circuit:
-    values_A, scores_A = history.averaged(parts.verdict.average_epochs)
+def _circuit(parts: Parts, found: _Found, seed: int, metrics: Mapping[str, float]) -> Circuit:
     return Circuit(
-        heads=tuple(parts.lm.layout.head(index) for index in heads),
-        gates=values_A,
-        scores=scores_A,
+        heads=tuple(parts.lm.layout.head(index) for index in found.heads),
+        gates=found.gates,
+        scores=found.scores,
         model=parts.lm.source.to_dict(),
         objective=parts.objective.describe(),
         task=parts.task.describe(),
-        selection=parts.selection.describe(),
+        selection=found.selection,
         seed=seed,
         metrics=dict(metrics),
         tensors=parts.objective.tensors(),
     )
 
 
-def _head_metrics(parts: Parts, heads: list[int], history: GateHistory) -> dict[str, float]:
-    values_A, _ = history.averaged(parts.verdict.average_epochs)
-    metrics = {
-        "heads/count": len(heads),
-        "heads/total": parts.lm.layout.total,
-        "heads/share": len(heads) / parts.lm.layout.total,
-        "heads/open_hard": int((values_A > OPEN).sum()),
-        "heads/open_expected": history.curves["gates/open_expected"][-1],
+def _head_metrics(parts: Parts, found: _Found, history: GateHistory) -> dict[str, float]:
+    total = parts.lm.layout.total
+    metrics: dict[str, float] = {
+        "heads/count": len(found.heads),
+        "heads/total": total,
+        "heads/share": len(found.heads) / total,
     }
+    if found.path is None:
+        metrics["heads/open_hard"] = int((found.gates > OPEN).sum())
+        metrics["heads/open_expected"] = history.curves["gates/open_expected"][-1]
     if parts.sparsity.target is not None:
         metrics["heads/requested"] = parts.sparsity.target
     return {key: value for key, value in metrics.items() if not math.isnan(value)}
@@ -450,7 +505,7 @@ def _reference_metrics(
 ) -> dict[str, float]:
     metrics: dict[str, float] = {}
     if replicates:
-        overlaps = [_jaccard(set(heads), set(chosen)) for _, chosen, _ in replicates]
+        overlaps = [_jaccard(set(heads), set(other.heads)) for _, other in replicates]
         metrics["stability/jaccard"] = sum(overlaps) / len(overlaps)
         metrics["stability/jaccard/smallest"] = min(overlaps)
         metrics["stability/replicates"] = len(replicates)

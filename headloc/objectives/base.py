@@ -4,7 +4,7 @@ An objective is the only place that knows this.  Training asks it for a loss, ev
 it for logits under some gates; so a head set is always judged by the intervention that it was
 found with.
 
-Shapes: B rows, A heads in flat order, J predicting columns, V vocabulary.
+Shapes: B rows, G gate sets, A heads in flat order, J predicting columns, V vocabulary.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from headloc.errors import HeadlocError
 from headloc.lm.batch import RowIndex
 from headloc.objectives.prompts import Progress, PromptSet
 
@@ -60,6 +61,30 @@ class Objective(ABC):
     @abstractmethod
     def loss(self, lm: FrozenLM, prompts: PromptSet, rows: RowIndex, gates_BA: Tensor) -> Tensor:
         """Return the task loss of some rows under their gates, a scalar with gradient."""
+
+    def runs_branches(self, lm: FrozenLM) -> bool:
+        """Whether several gate sets can run as branches of one row (`headloc.lm.branches`)."""
+        return False
+
+    def branched_logits(
+        self, lm: FrozenLM, prompts: PromptSet, rows: RowIndex, gates_BGA: Tensor
+    ) -> Tensor:
+        """Return logits_BGJV of some rows under the gates of G gate sets, as branches of one row.
+
+        Raises:
+            HeadlocError: when the objective has no branches (see `runs_branches`).
+        """
+        raise HeadlocError(f"The objective {self.name!r} cannot run gate sets as branches.")
+
+    def branched_losses(
+        self, lm: FrozenLM, prompts: PromptSet, rows: RowIndex, gates_BGA: Tensor
+    ) -> Tensor:
+        """Return the task loss of every gate set, losses_G, with gradient.
+
+        Raises:
+            HeadlocError: when the objective has no branches (see `runs_branches`).
+        """
+        raise HeadlocError(f"The objective {self.name!r} cannot run gate sets as branches.")
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:

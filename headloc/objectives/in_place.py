@@ -8,7 +8,8 @@ token and, for answers of several tokens, the answer tokens before the final one
 them is run once and cached.  With positions="all" every token is gated and every pass is a full
 one.
 
-Shapes: B rows, A heads in flat order, J predicting columns, V vocabulary.
+Shapes: B rows, G gate sets, A heads in flat order, J predicting columns, V vocabulary, H heads of a
+layer, d head width.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from headloc.errors import HeadlocError, TaskError, suggest
 from headloc.lm.batch import IGNORE, EncodedPrompt, RowIndex, TokenBatch, as_row_index, collate
+from headloc.lm.branches import branch_logits, supports_branches
 from headloc.lm.taps import gate_heads
 from headloc.objectives.base import Objective
 from headloc.objectives.off_values import RoleMeans, check_off_value, role_means
@@ -140,12 +142,53 @@ class InPlace(Objective):
         if self.loss_kind == "cross_entropy":
             total = cross_entropy(logits_BJV.flatten(0, 1), target_BJ.flatten(), reduction="sum")
             return total / len(target_BJ)
-        with torch.no_grad():
-            full_BJV = self.logits(lm, prompts, rows, None).float().log_softmax(-1)
+        full_BJV = self._full(lm, prompts, rows)
         divergence_BJ = kl_div(
             logits_BJV.log_softmax(-1), full_BJV, log_target=True, reduction="none"
         ).sum(-1)
         return divergence_BJ.masked_fill(target_BJ == IGNORE, 0.0).sum(1).mean()
+
+    def runs_branches(self, lm: FrozenLM) -> bool:
+        """Whether gate sets can share a row: behind a prefix cache, on a model that allows it."""
+        return self.positions == "last" and self.prefix_cache and supports_branches(lm)
+
+    def branched_logits(
+        self, lm: FrozenLM, prompts: PromptSet, rows: RowIndex, gates_BGA: Tensor
+    ) -> Tensor:
+        """Return logits_BGJV of some rows under the gates of G gate sets, as branches of one row.
+
+        The prefix cache of a row serves all its branches.
+        """
+        index = as_row_index(rows, prompts.device)
+        batch = prompts.batch.rows(index)
+        prefix = None if prompts.prefix is None else prompts.prefix.rows(index)
+        branches, answers = gates_BGA.shape[1], batch.target_BJ.shape[1]
+        off = self._off(lm, prompts, index, batch)
+        if off is not None and answers > 1:
+            off = [z_BJHd.repeat(1, branches, 1, 1) for z_BJHd in off]
+        with gate_heads(lm, gates_BGA.repeat_interleave(answers, dim=1), off=off):
+            return branch_logits(lm, batch, prefix, branches)
+
+    def branched_losses(
+        self, lm: FrozenLM, prompts: PromptSet, rows: RowIndex, gates_BGA: Tensor
+    ) -> Tensor:
+        """Return the loss of every gate set on the same rows, losses_G."""
+        logits_BGJV = self.branched_logits(lm, prompts, rows, gates_BGA).float()
+        target_BJ = prompts.batch.rows(rows).target_BJ
+        target_BGJ = target_BJ[:, None].expand(-1, gates_BGA.shape[1], -1)
+        if self.loss_kind == "cross_entropy":
+            flat = cross_entropy(logits_BGJV.flatten(0, 2), target_BGJ.flatten(), reduction="none")
+            return flat.view_as(target_BGJ).sum((0, 2)) / len(target_BJ)
+        full_BGJV = self._full(lm, prompts, rows)[:, None].expand_as(logits_BGJV)
+        divergence_BGJ = kl_div(
+            logits_BGJV.log_softmax(-1), full_BGJV, log_target=True, reduction="none"
+        ).sum(-1)
+        return divergence_BGJ.masked_fill(target_BGJ == IGNORE, 0.0).sum(2).mean(0)
+
+    @torch.no_grad()
+    def _full(self, lm: FrozenLM, prompts: PromptSet, rows: RowIndex) -> Tensor:
+        """Return the log-probabilities of the untouched model, [B, J, V]."""
+        return self.logits(lm, prompts, rows, None).float().log_softmax(-1)
 
     def _off(
         self, lm: FrozenLM, prompts: PromptSet, index: Tensor | slice, batch: TokenBatch

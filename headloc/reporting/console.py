@@ -71,6 +71,8 @@ class Console:
         self.say("")
         self.say(printed.title(circuit))
         self._table(printed.heads(circuit, result.replicates))
+        if result.path is not None:
+            self._table(printed.path(result.path))
         self.accuracies(result.metrics)
         self._lines(printed.fact_lines(result.metrics))
         self.say("")

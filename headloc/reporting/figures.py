@@ -120,6 +120,8 @@ def facts(metrics: Mapping[str, float]) -> list[Fact]:
         _kept(metrics),
         _faithfulness(metrics),
         _stability(metrics),
+        _path(metrics),
+        _elbow(metrics),
         _greedy(metrics),
         _cost(metrics),
     ]
@@ -176,6 +178,27 @@ def _stability(metrics: Mapping[str, float]) -> Fact | None:
         text += f" (smallest {metrics['stability/jaccard/smallest']:.2f})"
     count = metrics.get("stability/replicates", 0)
     return Fact("stability", f"{text} with {plural(count, 'replicate')}")
+
+
+def _path(metrics: Mapping[str, float]) -> Fact | None:
+    if "path/recommended/heads" not in metrics:
+        return None
+    seeds = plural(metrics["path/seeds"], "seed")
+    text = (
+        f"{metrics['path/penalties']:.0f} penalties x {seeds}; recommended: the "
+        f"smallest stable set that keeps {percent(metrics['path/keep'])} of the full accuracy on "
+        f"selection prompts (it keeps {percent(metrics['path/recommended/kept'])}; each head is "
+        f"chosen by at least {percent(metrics['path/recommended/stability'])} of the seeds)"
+    )
+    return Fact("path", text)
+
+
+def _elbow(metrics: Mapping[str, float]) -> Fact | None:
+    if "path/elbow/heads" not in metrics:
+        return None
+    text = f"{plural(metrics['path/elbow/heads'], 'head')}, accuracy "
+    text += f"{metrics['path/elbow/accuracy']:.3f} on selection prompts"
+    return Fact("elbow", text, "beyond it further heads bring little")
 
 
 def _greedy(metrics: Mapping[str, float]) -> Fact | None:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from headloc.reporting.figures import SPLITS, accuracy_rows, facts, split_sizes
 from headloc.reporting.rows import HeadRow, head_rows, ranked
-from headloc.reporting.text import model_name, one_line, percent, task_name, visible
+from headloc.reporting.text import model_name, one_line, percent, plural, task_name, visible
 
 if TYPE_CHECKING:
     from rich.box import Box
     from rich.table import Table
 
+    from headloc.bank.result import PathResult
     from headloc.circuit import Circuit
 
 SHOWN = 40
@@ -67,6 +68,26 @@ def accuracies(metrics: Mapping[str, float]) -> Table | None:
     return table
 
 
+def path(found: PathResult) -> Table:
+    """Return the table of a sparsity path, one line per penalty, with ranges over seeds."""
+    from rich.table import Table
+
+    table = Table(box=_lines(), pad_edge=False, caption=_ranges(found), caption_justify="left")
+    table.add_column("penalty")
+    for name in ("heads", "accuracy, selection", "Jaccard", "stable heads"):
+        table.add_column(name, justify="right")
+    for point in found.penalties:
+        size, accuracy = point.size, point.accuracy
+        table.add_row(
+            f"{point.weight:g}",
+            f"{size.mean:.1f} [{size.smallest:.0f}, {size.largest:.0f}]",
+            f"{accuracy.mean:.3f} [{accuracy.smallest:.3f}, {accuracy.largest:.3f}]",
+            f"{point.jaccard:.2f}",
+            str(len(point.stable)),
+        )
+    return table
+
+
 def fact_lines(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
     """Return what else there is to say, as (label, text)."""
     return [(fact.label, fact.value) for fact in facts(metrics)]
@@ -89,6 +110,10 @@ def provenance(circuit: Circuit) -> list[tuple[str, str]]:
 def _options(options: Mapping[str, object]) -> str:
     shown = [f"{key}={one_line(value, 60)}" for key, value in options.items() if value is not None]
     return visible(" ".join(shown))
+
+
+def _ranges(found: PathResult) -> str:
+    return f"ranges over {plural(found.seeds, 'seed')}; full model {found.full:.3f}"
 
 
 def _caption(rows: Sequence[HeadRow]) -> str | None:

@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headloc.bank.chart import path_chart, stability_grid
 from headloc.files import write_text
 from headloc.reporting.charts import accuracy_chart, head_map, training_panels
 from headloc.reporting.figures import (
@@ -23,7 +24,13 @@ from headloc.reporting.figures import (
     split_sizes,
 )
 from headloc.reporting.outcomes import example_rows, outcome_rows
-from headloc.reporting.rows import head_rows, often_replicated, ranked, replicate_rows
+from headloc.reporting.rows import (
+    all_heads,
+    head_rows,
+    often_replicated,
+    ranked,
+    replicate_rows,
+)
 from headloc.reporting.text import duration, model_name, percent, plural, task_name, visible
 from headloc.reporting.versions import package_versions
 
@@ -87,6 +94,7 @@ def _context(result: Localization, config_yaml: str, lm: FrozenLM) -> dict[str, 
         "heads": ranked(rows),
         "often": often_replicated(rows),
         "replicates": replicate_rows(result),
+        "path": _path(result),
         "panels": training_panels(result),
         "examples": example_rows(outcomes),
         "prompts": len(outcomes),
@@ -95,6 +103,17 @@ def _context(result: Localization, config_yaml: str, lm: FrozenLM) -> dict[str, 
         "details": _details(result),
         "versions": package_versions(),
         "config": config_yaml,
+    }
+
+
+def _path(result: Localization) -> dict[str, Any] | None:
+    """Return what the section on the sparsity path shows, None without one."""
+    if result.path is None:
+        return None
+    return {
+        "found": result.path,
+        "chart": path_chart(result.path),
+        "grid": stability_grid(result.path, all_heads(result.circuit.model)),
     }
 
 

@@ -16,6 +16,7 @@ from headloc.reporting.tables import HEAD_COLUMNS, head_values, read_outcomes
 from headloc.reporting.text import model_name, task_name
 
 if TYPE_CHECKING:
+    from headloc.bank.result import PathResult
     from headloc.circuit import Circuit
     from headloc.localizer.run import Localization
     from headloc.reporting.loggers import RunLogger
@@ -69,11 +70,30 @@ def _media(result: Localization, folder: Path) -> dict[str, Any]:
     picture = picture_path(folder, "heads")
     if picture.is_file():
         media["heads_map"] = wandb.Image(str(picture), caption="gates by layer and head")
+    if result.path is not None:
+        media |= _path(result.path, result.circuit, folder)
     outcomes = folder / "outcomes.csv"
     if outcomes.is_file():
         media["predictions"] = wandb.Table(
             columns=list(_PREDICTION_COLUMNS), data=_predictions(outcomes)
         )
+    return media
+
+
+def _path(path: PathResult, circuit: Circuit, folder: Path) -> dict[str, Any]:
+    import wandb
+
+    from headloc.bank.export import CURVE_COLUMNS, MEMBER_COLUMNS, curve_rows, member_rows
+
+    media: dict[str, Any] = {
+        "path/curve": wandb.Table(columns=list(CURVE_COLUMNS), data=curve_rows(path)),
+        "path/gate_sets": wandb.Table(
+            columns=list(MEMBER_COLUMNS), data=member_rows(path, circuit)
+        ),
+    }
+    picture = picture_path(folder, "path")
+    if picture.is_file():
+        media["path/picture"] = wandb.Image(str(picture), caption="accuracy against heads")
     return media
 
 

@@ -85,8 +85,12 @@ REFUSED = {
         "empty in_sep and an empty out_pre",
     ),
     "held-out task trained on": (
-        ["task=pairs", "task.path=bundled", "task.tasks=[capital,language]"]
-        + ["task.held_out=[capital]"],
+        [
+            "task=pairs",
+            "task.path=bundled",
+            "task.tasks=[capital,language]",
+            "task.held_out=[capital]",
+        ],
         "capital, also trained on",
     ),
 }  # fmt: skip

@@ -30,6 +30,7 @@ from headloc.localizer.history import GateHistory
 from headloc.localizer.module import HeadLocalizer, OptimizerSettings
 from headloc.localizer.run import Localization
 from headloc.objectives import InPlace
+from headloc.objectives.prompts import ROWS_PER_PASS
 from headloc.randomness import stream
 from tests.localizer.planted import OwnAnswers, planted_lm, small
 from tests.localizer.test_localize import Interrupt
@@ -183,9 +184,10 @@ def test_an_epoch_sees_every_row_once_and_the_next_in_another_order() -> None:
 
 
 def test_validation_sees_every_row_in_order() -> None:
-    rows = PromptRows(10, 7, batch_size=3, seed=0)
+    rows = PromptRows(10, ROWS_PER_PASS + 7, batch_size=3, seed=0)
     seen = [batch.tolist() for batch in rows.val_dataloader()]
-    assert seen == [[0, 1, 2], [3, 4, 5], [6]]
+    assert [len(batch) for batch in seen] == [ROWS_PER_PASS, 7]
+    assert [row for batch in seen for row in batch] == list(range(ROWS_PER_PASS + 7))
 
 
 def test_a_bootstrap_draws_rows_with_replacement_once_for_all_epochs() -> None:

@@ -156,9 +156,7 @@ def test_the_reference_is_the_few_shot_prompt_untouched() -> None:
 def test_gates_of_zero_leave_the_zero_shot_prompt_and_have_a_gradient() -> None:
     objective = FunctionVector(layer=1, prompts_per_task=PROMPTS)
     hand, examples, prompts = prepared(objective, "llama")
-    expected = [
-        added_by_hand(hand, example, 1, torch.zeros(hand.lm.width)) for example in examples
-    ]
+    expected = [added_by_hand(hand, example, 1, torch.zeros(hand.lm.width)) for example in examples]
     gates = torch.zeros(len(examples), TOTAL, requires_grad=True)
     compare(objective.logits(hand.lm, prompts, slice(None), gates).detach(), expected)
     objective.loss(hand.lm, prompts, slice(None), gates).backward()
