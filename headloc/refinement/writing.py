@@ -11,8 +11,6 @@ main/             the main heads as a circuit
 
 from __future__ import annotations
 
-import csv
-import io
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
@@ -20,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headloc.circuit import Circuit
-from headloc.files import write_bytes, write_json, write_text
+from headloc.files import csv_text, write_bytes, write_json, write_text
 from headloc.refinement.significance import FALSE_DISCOVERY_RATE, GAIN_SHARE, HeadEffect
 
 if TYPE_CHECKING:
@@ -35,10 +33,10 @@ MAIN = "main"
 def write_refinement(result: Refinement, circuit: Circuit, folder: Path, lm: FrozenLM) -> None:
     """Write everything; refinement.json last, so that where there is one the rest is complete."""
     write_tables(result, folder)
-    write_text(folder / "doses.csv", _csv(_DOSE_COLUMNS, _dose_rows(result)))
+    write_text(folder / "doses.csv", csv_text(_DOSE_COLUMNS, _dose_rows(result)))
     _write_scan(result, folder / "scan.safetensors")
     if result.aie is not None:
-        write_text(folder / "aie.csv", _csv(_AIE_COLUMNS, _aie_rows(result)))
+        write_text(folder / "aie.csv", csv_text(_AIE_COLUMNS, _aie_rows(result)))
     else:
         # The ranking of an earlier run must not stand beside these figures.
         (folder / "aie.csv").unlink(missing_ok=True)
@@ -85,10 +83,10 @@ def write_tables(result: Refinement, folder: Path) -> None:
         one.to_dict(split) for split, table in result.tables.items() for one in table.differences
     ]
     write_json(folder / "table.json", {"rows": rows, "differences": differences})
-    write_text(folder / "table.csv", _csv(tuple(rows[0]), (list(row.values()) for row in rows)))
+    write_text(folder / "table.csv", csv_text(tuple(rows[0]), (list(row.values()) for row in rows)))
     keys = list(dict.fromkeys(k for t in result.tables.values() for k, _ in _outcomes(t)))
     columns = ("split", "index", "task", "query", "answer", *keys)
-    write_text(folder / "outcomes.csv", _csv(columns, _outcome_rows(result, keys)))
+    write_text(folder / "outcomes.csv", csv_text(columns, _outcome_rows(result, keys)))
 
 
 def main_circuit(result: Refinement, circuit: Circuit) -> Circuit:
@@ -172,17 +170,3 @@ def _outcome_rows(result: Refinement, keys: Sequence[str]) -> Iterable[Sequence[
         for i, example in enumerate(table.contexts.few_shot.examples):
             cells = [int(found[key][i]) if key in found else "" for key in keys]
             yield [split, i, example.task, example.query, example.answer, *cells]
-
-
-def _csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_cell(value) for value in row] for row in rows)
-    return buffer.getvalue()
-
-
-def _cell(value: object) -> object:
-    if value is None:
-        return ""
-    return f"{value:.9g}" if isinstance(value, float) else value

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import csv
-import io
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headloc.files import write_text
+from headloc.files import csv_text, write_text
 from headloc.reporting.outcomes import SCORED, OutcomeRow, outcome_rows
 from headloc.reporting.rows import HeadRow, head_rows
 
@@ -33,13 +31,13 @@ OUTCOME_COLUMNS = (
 def write_heads(result: Localization, path: Path) -> None:
     """Write every head: gate, score, whether selected, share of the replicates that chose it."""
     rows = head_rows(result.circuit, result.replicates)
-    write_text(path, _csv(HEAD_COLUMNS, (head_values(row) for row in rows)))
+    write_text(path, csv_text(HEAD_COLUMNS, (head_values(row) for row in rows)))
 
 
 def write_outcomes(result: Localization, path: Path, lm: FrozenLM) -> None:
     """Write every prompt of the verdict with the answers of the full model and of the circuit."""
     rows = outcome_rows(result, lm)
-    write_text(path, _csv(OUTCOME_COLUMNS, (_outcome_values(row) for row in rows)))
+    write_text(path, csv_text(OUTCOME_COLUMNS, (_outcome_values(row) for row in rows)))
 
 
 def head_values(row: HeadRow) -> list[object]:
@@ -79,18 +77,3 @@ def _outcome_values(row: OutcomeRow) -> list[object]:
         *(row.correct.get(name) for name in SCORED),
         *(row.log_probability.get(name) for name in SCORED),
     ]
-
-
-def _csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_cell(value) for value in row] for row in rows)
-    return buffer.getvalue()
-
-
-def _cell(value: object) -> object:
-    """Write truth values as 1 and 0, and floats to nine digits, which give a float32 back."""
-    if isinstance(value, bool):
-        return int(value)
-    return f"{value:.9g}" if isinstance(value, float) else value
