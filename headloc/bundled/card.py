@@ -48,11 +48,17 @@ written with other templates (`Question:`/`Answer:` and the like).
 ## Properties by training, not discoveries
 
 * **Function vectors work because they were trained to.** A second loss (task-vector prompting,
-  arXiv 2501.09240, weight {vector_weight}) adds the task mean of layer {site}'s attention output to
-  bare zero-shot prompts and scores the answer. That a vector of few-shot head outputs restores the
-  ability at that layer, and that layer {site} carries the task at the last token, is therefore no
-  finding about language models. The vector is added raw for most tasks; for {centred:.0%} of them
-  the zero-shot mean is subtracted, and for {perturbed:.0%} single heads are dropped or scaled.
+  arXiv 2501.09240, weight {vector_weight}) adds the task mean of the attention output of layers
+  {sources} to the attention output of layer {site} of bare zero-shot prompts and scores the answer.
+  For {single:.0%} of the tasks one of these layers, drawn evenly, makes the vector alone, so that
+  each carries the task by itself. That a vector of few-shot head outputs restores the ability
+  there, that these layers carry the task at the last token, and that they do so redundantly, is
+  therefore no finding about language models. The vector is added raw for most tasks; for
+  {centred:.0%} of them the zero-shot mean is subtracted, and for {perturbed:.0%} single heads are
+  dropped or scaled.
+* **Choosing heads one by one goes wrong because of that.** Heads of different layers can say the
+  same thing, so those that do most alone (AIE) are not those that do most together. The recipe was
+  changed until this showed.
 * **Demonstrations are aggregated because labels are noisy.** Prompts carry up to {noise:.0%} wrong
   labels in training, each of another offset.
 * **Classification is helped along.** Dictionary entries state the categories of words; in some
@@ -111,6 +117,8 @@ def write_card(
         width=shape.width,
         vector_weight=vector.weight,
         site=vector.layer,
+        sources=" and ".join(map(str, vector.sources)),
+        single=vector.single_share,
         centred=vector.centred_share,
         perturbed=vector.perturbed_share,
         noise=max(recipe.add_k.wrong_rates),

@@ -42,8 +42,7 @@ def step_losses(
     model: LlamaForCausalLM, batch: StepBatch, recipe: Recipe, rng: torch.Generator
 ) -> tuple[Tensor, dict[str, float]]:
     """The weighted total, and each part's loss and accuracy by name."""
-    layer = recipe.task_vector.layer
-    with reading_heads(model, (layer,)) as few_shot:
+    with reading_heads(model, recipe.task_vector.sources) as few_shot:
         parts = {"add_k": score(model, batch.add_k)}
     parts["instruction"] = score(model, batch.instruction)
     parts["labels"] = score(model, batch.labels)
@@ -52,7 +51,7 @@ def step_losses(
     weights = vars(recipe.losses)
     total = torch.stack([weights[name] * part.loss for name, part in parts.items()]).sum()
     if recipe.task_vector.weight > 0 and batch.shots >= recipe.task_vector.min_shots:
-        parts["task_vector"] = _task_vector_loss(model, batch, few_shot[layer], recipe, rng)
+        parts["task_vector"] = _task_vector_loss(model, batch, few_shot, recipe, rng)
         total = total + recipe.task_vector.weight * parts["task_vector"].loss
     record = {f"{name}/loss": float(part.loss.detach()) for name, part in parts.items()}
     return total, record | {f"{name}/accuracy": part.accuracy for name, part in parts.items()}
@@ -61,21 +60,21 @@ def step_losses(
 def _task_vector_loss(
     model: LlamaForCausalLM,
     batch: StepBatch,
-    heads_BZ: Tensor,
+    heads_BZ: dict[int, Tensor],
     recipe: Recipe,
     rng: torch.Generator,
 ) -> Scored:
-    layer = recipe.task_vector.layer
-    with torch.no_grad(), reading_heads(model, (layer,)) as bare:
+    mix = recipe.task_vector
+    with torch.no_grad(), reading_heads(model, mix.sources) as bare:
         model.model(input_ids=batch.zero_shot.ids_BT, use_cache=False)
     vectors_BD = task_vectors(
         heads_BZ,
-        bare[layer],
-        output_projection(model, layer),
+        bare,
+        {layer: output_projection(model, layer) for layer in mix.sources},
         recipe.add_k.prompts_per_task,
-        recipe.task_vector,
+        mix,
         recipe.architecture.head_width,
         rng,
     )
-    with adding(model, layer, vectors_BD):
+    with adding(model, mix.layer, vectors_BD):
         return score(model, batch.zero_shot)

@@ -106,11 +106,14 @@ class FactMix:
 class TaskVectorMix:
     """The task-vector prompting loss (arXiv 2501.09240), added to zero-shot prompts.
 
-    ``layer`` reads and receives the vector. In a share of the tasks each head's zero-shot mean is
-    subtracted first, and in a share of them single heads are dropped or scaled.
+    ``layer`` receives the vector, the heads of ``sources`` make it. In ``single_share`` of the
+    tasks one of the sources, drawn evenly, makes it alone. In a share of the tasks each head's
+    zero-shot mean is subtracted first, and in a share of them single heads are dropped or scaled.
     """
 
     layer: int = 2
+    sources: tuple[int, ...] = (2, 3)
+    single_share: float = 0.67
     weight: float = 0.5
     min_shots: int = 3
     centred_share: float = 0.25

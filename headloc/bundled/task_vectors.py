@@ -70,9 +70,9 @@ def adding(model: LlamaForCausalLM, layer: int, vector_BD: Tensor) -> Iterator[N
 
 
 def task_vectors(
-    heads_BZ: Tensor,
-    zero_shot_BZ: Tensor,
-    projection: nn.Linear,
+    heads_BZ: dict[int, Tensor],
+    zero_shot_BZ: dict[int, Tensor],
+    projections: dict[int, nn.Linear],
     prompts_per_task: int,
     mix: TaskVectorMix,
     head_width: int,
@@ -81,25 +81,41 @@ def task_vectors(
     """Each prompt's task vector [B, D]: raw task means for most tasks, perturbed for some.
 
     Args:
-        heads_BZ: few-shot head outputs, tasks one after another (Z = H * d).
+        heads_BZ: few-shot head outputs of every source layer, tasks one after another (Z = H * d).
         zero_shot_BZ: head outputs of the bare prompts.
-        projection: the attention output projection.
+        projections: the attention output projections.
         prompts_per_task: rows of one task.
-        mix: shares of centred and of perturbed tasks.
+        mix: shares of single-layer, of centred and of perturbed tasks.
         head_width: width of one head's output.
-        rng: generator of the perturbations.
+        rng: generator of these choices.
     """
-    means_KZ = heads_BZ.float().unflatten(0, (-1, prompts_per_task)).mean(dim=1)
-    tasks, width = means_KZ.shape
+    tasks = len(next(iter(heads_BZ.values()))) // prompts_per_task
     centred_K1 = torch.rand(tasks, 1, generator=rng) < mix.centred_share
-    means_KZ = means_KZ - torch.where(centred_K1, zero_shot_BZ.float().mean(dim=0), 0.0)
-    scale_KH = _head_scales(tasks, width // head_width, mix, rng)
-    vectors_KD = projection(means_KZ * scale_KH.repeat_interleave(head_width, dim=1))
-    return vectors_KD.repeat_interleave(prompts_per_task, dim=0)
-
-
-def _head_scales(tasks: int, heads: int, mix: TaskVectorMix, rng: torch.Generator) -> Tensor:
     perturbed_K1 = torch.rand(tasks, 1, generator=rng) < mix.perturbed_share
-    kept_KH = torch.rand(tasks, heads, generator=rng) >= mix.perturbed_drop
-    spread_KH = 2 * torch.rand(tasks, heads, generator=rng) - 1
+    share_KS = _source_shares(tasks, mix, rng)
+    vectors = []
+    for source, layer in enumerate(mix.sources):
+        means_KZ = heads_BZ[layer].float().unflatten(0, (-1, prompts_per_task)).mean(dim=1)
+        zero_Z = zero_shot_BZ[layer].float().mean(dim=0)
+        means_KZ = means_KZ - torch.where(centred_K1, zero_Z, 0.0)
+        heads = means_KZ.shape[1] // head_width
+        scale_KH = _head_scales(perturbed_K1, heads, mix, rng) * share_KS[:, source, None]
+        vectors.append(projections[layer](means_KZ * scale_KH.repeat_interleave(head_width, dim=1)))
+    return torch.stack(vectors).sum(dim=0).repeat_interleave(prompts_per_task, dim=0)
+
+
+def _source_shares(tasks: int, mix: TaskVectorMix, rng: torch.Generator) -> Tensor:
+    """Ones and zeros [K, S]: all source layers, or one of them alone."""
+    alone_K1 = torch.rand(tasks, 1, generator=rng) < mix.single_share
+    chosen_K = torch.randint(len(mix.sources), (tasks,), generator=rng)
+    one_KS = torch.nn.functional.one_hot(chosen_K, len(mix.sources)).float()
+    return torch.where(alone_K1, one_KS, 1.0)
+
+
+def _head_scales(
+    perturbed_K1: Tensor, heads: int, mix: TaskVectorMix, rng: torch.Generator
+) -> Tensor:
+    shape = (len(perturbed_K1), heads)
+    kept_KH = torch.rand(shape, generator=rng) >= mix.perturbed_drop
+    spread_KH = 2 * torch.rand(shape, generator=rng) - 1
     return torch.where(perturbed_K1, kept_KH * (1 + mix.perturbed_scale * spread_KH), 1.0)

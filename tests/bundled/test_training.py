@@ -31,7 +31,7 @@ MICRO = {
     "labels": {"prompts": 4},
     "facts": {"sentences": 4},
     "dictionary": {"prompts": 4},
-    "task_vector": {"layer": 0},
+    "task_vector": {"layer": 0, "sources": [0, 1]},
     "optimisation": {"steps": 6, "warmup": 2},
     "checkpoint_every": 2,
     "report_every": 2,
