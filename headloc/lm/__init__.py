@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from headloc.lm.frozen import FrozenLM
     from headloc.lm.layout import Site, locate_heads, verify_heads
     from headloc.lm.loading import load_lm
+    from headloc.lm.mlp_tap import gate_mlps, read_mlps, tap_mlps
     from headloc.lm.prefix import PrefixCache
     from headloc.lm.source import ModelSource
     from headloc.lm.stream import add_to_stream
@@ -42,11 +43,14 @@ _HOME = {
     "add_to_stream": "stream",
     "collate": "batch",
     "gate_heads": "taps",
+    "gate_mlps": "mlp_tap",
     "load_lm": "loading",
     "locate_heads": "layout",
     "read_heads": "taps",
+    "read_mlps": "mlp_tap",
     "replace_heads": "taps",
     "tap_heads": "taps",
+    "tap_mlps": "mlp_tap",
     "verify_heads": "layout",
 }
 
@@ -66,11 +70,14 @@ __all__ = [
     "add_to_stream",
     "collate",
     "gate_heads",
+    "gate_mlps",
     "load_lm",
     "locate_heads",
     "read_heads",
+    "read_mlps",
     "replace_heads",
     "tap_heads",
+    "tap_mlps",
     "verify_heads",
 ]
 

@@ -17,13 +17,18 @@ from headloc.errors import HeadlocError, UnsupportedModelError
 from headloc.heads import HeadLayout
 from headloc.lm.batch import EncodedPrompt, TokenBatch, collate
 from headloc.lm.families import Family
+from headloc.lm.feed_forward import MlpSite, find_mlps
+from headloc.lm.keeping import PrefixKeeper
 from headloc.lm.layout import Site, family_of, locate_heads, verify_heads
+from headloc.lm.passes import PassSizes, in_passes
+from headloc.lm.placement import input_device
 from headloc.lm.prefix import PrefixCache, check_cache, join
 from headloc.lm.source import ModelSource, describe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_ROWS_PER_CHUNK = 256
 _PROBE_LENGTHS = (6, 3)
 _PROBE_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 _PROBE_TOLERANCE_HALF = 5e-2
@@ -39,6 +44,8 @@ class FrozenLM(nn.Module):
         layout: the heads, which fixes their flat order.
         family: where this architecture keeps its parts.
         source: the identity of the model.
+        passes: how many rows of a pass have fit into memory.
+        keeper: where prefix caches are kept.
     """
 
     def __init__(
@@ -68,13 +75,29 @@ class FrozenLM(nn.Module):
         name = str(getattr(model.config, "name_or_path", "") or type(model).__name__)
         self.source = source or describe(model, self.layout, name=name, revision=None)
         accepted = inspect.signature(model.forward).parameters
+        self.passes = PassSizes()
+        self.keeper = PrefixKeeper()
         self.takes_positions = "position_ids" in accepted
         self.keeps_logits = "logits_to_keep" in accepted
+
+    @cached_property
+    def mlps(self) -> list[MlpSite]:
+        """The feed-forward blocks, in order of their layers; found on first use by dry forwards.
+
+        Raises:
+            UnsupportedModelError: when they cannot be located.
+        """
+        return find_mlps(self.model, self.family)
 
     @property
     def device(self) -> torch.device:
         """Where token ids go (the device of the embeddings)."""
-        return self.model.device
+        return input_device(self.model)
+
+    @property
+    def spread(self) -> bool:
+        """Whether the model was placed on several devices by a device map."""
+        return len(set((getattr(self.model, "hf_device_map", None) or {}).values())) > 1
 
     @property
     def dtype(self) -> torch.dtype:
@@ -106,6 +129,14 @@ class FrozenLM(nn.Module):
         super().train(False)
         return self
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenLM:
+        """Stay in place and in dtype: a trainer moves all of a module before and after training.
+
+        What a device map has spread would otherwise end up on one device, and prefix caches on
+        another device than the model.
+        """
+        return self
+
     def logits(self, batch: TokenBatch, prefix: PrefixCache | None = None) -> Tensor:
         """Logits at the J predicting columns, `[B, J, V]`, in the model's dtype.
 
@@ -133,7 +164,7 @@ class FrozenLM(nn.Module):
         self,
         batch: TokenBatch,
         *,
-        rows_per_chunk: int = 256,
+        rows_per_chunk: int = _ROWS_PER_CHUNK,
         progress: Callable[[int, int], None] | None = None,
     ) -> PrefixCache:
         """Run columns 0 .. P-2 once and keep their keys and values.
@@ -152,16 +183,46 @@ class FrozenLM(nn.Module):
         columns = batch.prompt_columns - 1
         if columns == 0:
             return PrefixCache.empty(batch.mask_BT[:, :0].to(self.device))
-        chunks = []
-        for start in range(0, len(batch), rows_per_chunk):
-            part = batch.rows(slice(start, start + rows_per_chunk)).to(self.device)
-            chunks.append(self._prefix_chunk(part, columns))
-            if progress is not None:
-                progress(min(start + rows_per_chunk, len(batch)), len(batch))
-        return join(chunks)
+
+        def run(part: slice) -> PrefixCache:
+            return self._prefix_chunk(batch.rows(part).to(self.device), columns)
+
+        return join(
+            in_passes(
+                self.passes, "prefix", len(batch), run, most=rows_per_chunk, progress=progress
+            )
+        )
+
+    @torch.no_grad()
+    def kept_prefix(
+        self, batch: TokenBatch, *, progress: Callable[[int, int], None] | None = None
+    ) -> PrefixCache | None:
+        """Run the prefix of prompts once, and keep it where `keeper` finds room for it.
+
+        Args:
+            batch: the prompts.
+            progress: called with (rows done, rows in all).
+
+        Returns:
+            The prefix; None where passes must run whole prompts: because the model has no prefix
+            cache, prompts have one token, or the caches are not to be kept.
+        """
+        columns = batch.prompt_columns - 1
+        if not columns or not self.supports_prefix_cache:
+            return None
+
+        def run(part: slice) -> PrefixCache:
+            return self._prefix_chunk(batch.rows(part).to(self.device), columns)
+
+        return self.keeper.keep(batch, run, self.passes, most=_ROWS_PER_CHUNK, progress=progress)
+
+    @property
+    def supports_prefix_cache(self) -> bool:
+        """Whether passes can run from a prefix cache: it is wanted, and gives the right logits."""
+        return self.keeper.place != "none" and self._prefix_is_exact
 
     @cached_property
-    def supports_prefix_cache(self) -> bool:
+    def _prefix_is_exact(self) -> bool:
         """Whether running from a prefix cache gives the logits of the full pass.
 
         Found out once, by comparing the two on a few left-padded tokens.

@@ -24,7 +24,8 @@ from headloc.lm.families import FAMILIES, PROJECTION_NAMES, REFUSED, Family
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_PROBE_ROWS, _PROBE_COLUMNS = 2, 3
+PROBE_ROWS, PROBE_COLUMNS = 2, 3
+"""Size of a dry forward."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ def verify_heads(model: PreTrainedModel, sites: Sequence[Site]) -> HeadLayout:
         for name, shapes in seen.items()
     ]
     try:
-        _dry_forward(model)
+        dry_forward(model)
     finally:
         for handle in handles:
             handle.remove()
@@ -162,10 +163,15 @@ def _record_shape(shapes: list[tuple[int, ...]], module: nn.Module, args: tuple[
 
 
 @torch.no_grad()
-def _dry_forward(model: PreTrainedModel) -> None:
+def dry_forward(model: PreTrainedModel) -> None:
+    """Run the model on a few tokens, `[PROBE_ROWS, PROBE_COLUMNS]`.
+
+    Raises:
+        UnsupportedModelError: when the forward fails or gives no logits.
+    """
     vocab = model.config.get_text_config().vocab_size
-    ids = torch.arange(_PROBE_ROWS * _PROBE_COLUMNS, device=model.device) % vocab
-    ids_BT = ids.view(_PROBE_ROWS, _PROBE_COLUMNS)
+    ids = torch.arange(PROBE_ROWS * PROBE_COLUMNS, device=model.device) % vocab
+    ids_BT = ids.view(PROBE_ROWS, PROBE_COLUMNS)
     forward: Callable[..., Any] = model
     try:
         out = forward(input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT))
@@ -190,8 +196,8 @@ def _layer_heads(
         raise _broken(site, "to fire once per forward", f"it fired {len(shapes)} times")
     projection = model.get_submodule(site.projection)
     features = _in_features(projection, shapes[0][-1])
-    if shapes[0] != (_PROBE_ROWS, _PROBE_COLUMNS, features):
-        expected = f"an input of shape {(_PROBE_ROWS, _PROBE_COLUMNS, features)}"
+    if shapes[0] != (PROBE_ROWS, PROBE_COLUMNS, features):
+        expected = f"an input of shape {(PROBE_ROWS, PROBE_COLUMNS, features)}"
         raise _broken(site, expected, f"it received {shapes[0]}")
     heads = _query_heads(model, site.layer)
     if heads < 1 or features % heads:

@@ -52,6 +52,13 @@ class TokenLedger:
         finally:
             handle.remove()
 
+    def add_processes(self, stage: str, processes: int) -> None:
+        """Count a stage whose rows were shared out evenly over processes for all of them."""
+        cost = self.stages[stage]
+        cost.forward_tokens *= processes
+        cost.backward_tokens *= processes
+        cost.passes *= processes
+
     def forward_equivalents(self, stage: str | None = None) -> float:
         """Return the cost of one stage, or of all: prompts' worth of forward passes."""
         chosen = self.stages.values() if stage is None else [self.stages.get(stage, StageCost())]

@@ -17,6 +17,7 @@ from headloc.errors import HeadlocError, UnsupportedModelError, suggest
 from headloc.lm.checkpoint import Checkpoint, check_tokenizer_files, find_checkpoint
 from headloc.lm.families import FAMILIES
 from headloc.lm.frozen import FrozenLM
+from headloc.lm.placement import check_device_map
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -40,7 +41,8 @@ def load_lm(
     trust_remote_code: bool = False,
     attn_implementation: str | None = None,
     local_only: bool = False,
-    device_map: str | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
+    max_memory: Mapping[str | int, str] | None = None,
 ) -> FrozenLM:
     """Load a causal language model with its tokenizer, frozen, with its heads located.
 
@@ -52,13 +54,21 @@ def load_lm(
         trust_remote_code: run modelling code that comes with the checkpoint.
         attn_implementation: eager, sdpa, ...; the model's own choice when None.
         local_only: never contact the hub.
-        device_map: spread the model over devices (needs accelerate); `device` is then not used.
+        device_map: spread the model over devices (needs accelerate): auto, balanced,
+            balanced_low_0, sequential, or a map from module names to devices; `device` is then not
+            used. Layers mapped to cpu or disk are brought to a GPU, where there is one, when they
+            run.
+        max_memory: what a device map may use, such as {0: "40GiB", "cpu": "200GiB"}.
 
     Raises:
         HeadlocError: when anything about the path, the files or the options is wrong.
         UnsupportedModelError: when the architecture has no heads that can be located.
     """
     torch_dtype = _parse_dtype(dtype)
+    if device_map is not None:
+        check_device_map(device_map)
+    elif max_memory is not None:
+        raise HeadlocError("model.max_memory limits a device map. Set model.device_map=auto.")
     target = None if device_map else parse_device(device)
     checkpoint = find_checkpoint(
         path, revision=revision, local_only=local_only, remote_code=trust_remote_code
@@ -73,12 +83,20 @@ def load_lm(
             trust_remote_code=trust_remote_code,
             attn_implementation=attn_implementation,
             device_map=device_map,
+            max_memory=_memory(max_memory),
         )
     if target is not None:
         model = _move(model, target)
     lm = FrozenLM(model, tokenizer)
     lm.source = replace(lm.source, name=checkpoint.name, revision=checkpoint.revision)
     return lm
+
+
+def _memory(limits: Mapping[str | int, str] | None) -> dict[str | int, str] | None:
+    """Return memory limits with devices as accelerate names them: 0, 1, ... and cpu."""
+    if limits is None:
+        return None
+    return {int(key) if str(key).isdigit() else key: value for key, value in limits.items()}
 
 
 def _parse_dtype(name: str) -> torch.dtype | str:

@@ -52,11 +52,16 @@ def starting_at(lm: FrozenLM, layer: int, x_BTD: Tensor) -> Iterator[None]:
 @contextmanager
 def _passing(module: nn.Module) -> Iterator[None]:
     """Let a layer hand its input on."""
+    # A device map has put a forward of its own on the instance.
+    own = module.__dict__.get("forward")
     module.forward = _hand_on
     try:
         yield
     finally:
-        del module.forward
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own
 
 
 def _hand_on(*args: Any, **kwargs: Any) -> Tensor:

@@ -14,7 +14,7 @@ Shape legend: N stored rows, C cached columns, K key/value heads, d head width.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,9 +34,16 @@ class PrefixCache:
         mask_NC: 1 on real tokens of the cached columns; C is 0 for prompts of one token.
     """
 
-    def __init__(self, cache: Cache | None, mask_NC: Tensor) -> None:
-        """Take over a cache that a forward has filled; the caller must not extend it afterwards."""
+    def __init__(self, cache: Cache | None, mask_NC: Tensor, index_N: Tensor | None = None) -> None:
+        """Take over a cache that a forward has filled; the caller must not extend it afterwards.
+
+        Args:
+            cache: keys and values.
+            mask_NC: the mask of the rows of this prefix.
+            index_N: which rows of `cache` these are; all of them, in order, when None.
+        """
         self._cache = cache
+        self._index_N = index_N
         self.mask_NC = mask_NC
 
     @classmethod
@@ -54,7 +61,7 @@ class PrefixCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held by the stored keys and values."""
+        """Bytes held by the stored keys and values, of which picked rows are a part."""
         return sum(
             tensor.numel() * tensor.element_size()
             for layer in self._layers()
@@ -62,11 +69,15 @@ class PrefixCache:
         )
 
     def rows(self, index: RowIndex) -> PrefixCache:
-        """Some of the rows, in the order of `index` (a slice shares memory)."""
+        """Some of the rows, in the order of `index`; they share memory with these."""
         picked = as_row_index(index, self.mask_NC.device)
         mask_NC = self.mask_NC[picked]
         if self._cache is None:
             return PrefixCache(None, mask_NC)
+        if self._index_N is not None:
+            return PrefixCache(self._cache, mask_NC, self._index_N[picked])
+        if isinstance(picked, Tensor):
+            return PrefixCache(self._cache, mask_NC, picked)
         layers = [_pick_rows(layer, picked) for layer in self._layers()]
         return PrefixCache(_with_layers(self._cache, layers), mask_NC)
 
@@ -74,10 +85,41 @@ class PrefixCache:
         """A transformers cache over the stored tensors that one forward may extend."""
         if self._cache is None:
             raise UnsupportedModelError("This prefix holds no columns; run the batch without it.")
-        return _with_layers(self._cache, [copy.copy(layer) for layer in self._layers()])
+        index_N = self._index_N
+        if index_N is None:
+            return _with_layers(self._cache, [copy.copy(layer) for layer in self._layers()])
+        return _with_layers(self._cache, [_gathered(layer, index_N) for layer in self._layers()])
+
+    def with_values(self, values: Mapping[int, Tensor]) -> PrefixCache:
+        """The same prefix with other stored values, by index of the cache layer.
+
+        Each tensor has the shape of the values that it stands for, `[N, K, C, d]`.
+        """
+        if self._cache is None:
+            raise UnsupportedModelError("This prefix holds no columns, so it stores no values.")
+        layers = [copy.copy(layer) for layer in self._picked()]
+        for index, tensor in values.items():
+            layers[index].values = tensor
+        return PrefixCache(_with_layers(self._cache, layers), self.mask_NC)
+
+    def stored(self) -> Cache:
+        """The transformers cache with everything that is stored; it must not be extended.
+
+        Raises:
+            UnsupportedModelError: when no columns are stored.
+        """
+        if self._cache is None:
+            raise UnsupportedModelError("This prefix holds no columns; run the batch without it.")
+        return self._cache
 
     def _layers(self) -> list[Any]:
         return [] if self._cache is None else list(self._cache.layers)
+
+    def _picked(self) -> list[Any]:
+        """Layers that hold these rows alone."""
+        if self._index_N is None:
+            return self._layers()
+        return [_pick_rows(layer, self._index_N) for layer in self._layers()]
 
 
 def join(chunks: Sequence[PrefixCache]) -> PrefixCache:
@@ -89,7 +131,7 @@ def join(chunks: Sequence[PrefixCache]) -> PrefixCache:
     if cache is None:
         return PrefixCache(None, mask_NC)
     layers = []
-    for same in zip(*(chunk._layers() for chunk in chunks), strict=True):
+    for same in zip(*(chunk._picked() for chunk in chunks), strict=True):
         layer = copy.copy(same[0])
         for name in _state(layer):
             setattr(layer, name, torch.cat([getattr(other, name) for other in same]))
@@ -126,8 +168,29 @@ def _state(layer: Any) -> dict[str, Tensor]:
 def _pick_rows(layer: Any, index: Tensor | slice) -> Any:
     layer = copy.copy(layer)
     for name, tensor in _state(layer).items():
-        setattr(layer, name, tensor[as_row_index(index, tensor.device)])
+        if isinstance(index, Tensor):
+            # Several times faster on a CPU than indexing with a tensor.
+            picked = tensor.index_select(0, index.to(tensor.device))
+        else:
+            picked = tensor[index]
+        setattr(layer, name, picked)
     return layer
+
+
+def _gathered(layer: Any, index_N: Tensor) -> Any:
+    """A layer over some rows: copied when it runs, or at once where attention is sliding."""
+    from transformers.cache_utils import DynamicLayer
+
+    from headloc.lm.gathered import GatheredLayer
+
+    if type(layer) is DynamicLayer:
+        return GatheredLayer(layer, index_N)
+    return _pick_rows(layer, index_N)
+
+
+def map_layers(cache: Cache, change: Callable[[Any], Any]) -> Cache:
+    """A transformers cache with every layer changed."""
+    return _with_layers(cache, [change(layer) for layer in cache.layers])
 
 
 def _with_layers(cache: Cache, layers: list[Any]) -> Cache:

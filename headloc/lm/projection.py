@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from headloc.errors import UnsupportedModelError
+from headloc.lm.placement import in_place
 
 if TYPE_CHECKING:
     from headloc.lm.frozen import FrozenLM
@@ -33,6 +34,8 @@ def output_weights(lm: FrozenLM, position: int) -> Tensor:
     layer = lm.layout.layers[position]
     module = lm.model.get_submodule(lm.sites[position].projection)
     weight = getattr(module, "weight", None)
+    if isinstance(weight, Tensor) and weight.device.type == "meta":
+        weight = in_place(lm.model, f"{lm.sites[position].projection}.weight")
     inputs = layer.heads * layer.width
     if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.ndim != 2:
         raise UnsupportedModelError(

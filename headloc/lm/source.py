@@ -13,6 +13,7 @@ from torch import Tensor
 
 from headloc.errors import HeadlocError
 from headloc.heads import HeadLayout
+from headloc.lm.placement import in_place
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -126,9 +127,10 @@ def _stable(value: Any) -> Any:
 
 @torch.no_grad()
 def _samples(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Name with shape, and a few values, of every parameter that is in memory."""
-    for name, parameter in model.named_parameters():
-        if parameter.device.type == "meta":
+    """Name with shape, and a few values, of every parameter that has values."""
+    for name, _ in model.named_parameters():
+        parameter = in_place(model, name)
+        if parameter is None:
             continue
         flat = parameter.detach().reshape(-1)
         # Widening is exact, so that a bfloat16 checkpoint loaded as float32 is the same model.

@@ -142,3 +142,14 @@ def test_every_public_name_can_be_imported() -> None:
         assert getattr(headloc.lm, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         headloc.lm.nothing  # noqa: B018
+
+
+def test_a_trainer_that_moves_its_module_leaves_the_model_where_it_is() -> None:
+    lm = tiny_lm("llama")
+    outer = torch.nn.Module()
+    outer.lm, outer.gate = lm, torch.nn.Linear(2, 2)
+    outer.to("meta")
+    assert outer.gate.weight.device.type == "meta"
+    assert lm.device.type == "cpu"
+    outer.double()
+    assert lm.dtype == torch.float32
