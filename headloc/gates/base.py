@@ -1,6 +1,7 @@
 """What every relaxation of "which heads stay open" offers to the localizer.
 
-Shapes: B rows (prompts), A heads of the whole model in flat order.
+Shapes: B rows (prompts), A heads of the whole model in flat order; where feed-forward blocks are
+gated as well, every [A] is an [A + M], the M blocks behind the heads (`headloc.components`).
 
 A gate of one leaves its head alone, a gate of zero puts the head at the objective's off-value.
 Gates are float32 whatever the dtype of the model, because an update of 1e-2 vanishes in bfloat16.
@@ -21,6 +22,9 @@ class HeadGates(nn.Module, ABC):
 
     The constructor of a subclass takes its hyper-parameters only; `allocate` makes the parameters,
     once the model and so the number of heads is known.
+
+    Args:
+        mlps: gate every feed-forward block too.  Its gate weighs as much as a head's.
     """
 
     #: Whether the sparsity weight belongs into the loss. False where `after_step` applies it.
@@ -29,12 +33,18 @@ class HeadGates(nn.Module, ABC):
     #: Learning rate that suits the parameters, used where none is asked for.
     default_lr: float = 0.1
 
-    def __init__(self) -> None:
+    def __init__(self, mlps: bool = False) -> None:
         super().__init__()
+        self.mlps = mlps
         self.heads = 0
 
     def allocate(self, heads: int, generator: torch.Generator) -> None:
-        """Make the parameters for `heads` heads, drawing initial values from `generator`."""
+        """Make the parameters, drawing initial values from `generator`.
+
+        Args:
+            heads: number of gates: heads, and feed-forward blocks where these are gated.
+            generator: source of the initial values.
+        """
         self.heads = heads
         self._allocate(heads, generator)
 

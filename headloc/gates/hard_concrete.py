@@ -31,6 +31,7 @@ class HardConcreteGates(HeadGates):
         zeta: upper end of the stretched interval, above 1.
         init: initial log_alpha of every head.
         init_std: standard deviation of the initial log_alpha.
+        mlps: gate every feed-forward block too.
     """
 
     def __init__(
@@ -40,8 +41,9 @@ class HardConcreteGates(HeadGates):
         zeta: float = 1.1,
         init: float = 2.0,
         init_std: float = 0.01,
+        mlps: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(mlps)
         require(beta > 0, f"gates.beta={beta} must be above 0 (usual: 0.667).")
         require(gamma < 0 < 1 < zeta, f"gates need gamma < 0 and zeta > 1, got {gamma} and {zeta}.")
         require(init_std >= 0, f"gates.init_std={init_std} must not be negative.")

@@ -23,12 +23,19 @@ class L1Gates(HeadGates):
         init_low: lower end of the uniform initial values.
         init_high: upper end of the uniform initial values.
         double: also put the L1 norm into the loss, as the published code does.
+        mlps: gate every feed-forward block too.
     """
 
     default_lr = 0.02
 
-    def __init__(self, init_low: float = 0.0, init_high: float = 1.0, double: bool = False) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        init_low: float = 0.0,
+        init_high: float = 1.0,
+        double: bool = False,
+        mlps: bool = False,
+    ) -> None:
+        super().__init__(mlps)
         require(
             0 <= init_low <= init_high <= 1,
             f"gates need 0 <= init_low <= init_high <= 1, got {init_low} and {init_high}.",

@@ -107,7 +107,8 @@ class TargetSparsity(SparsityControl):
         target = self.target or 0
         require(
             target <= heads,
-            f"sparsity.heads={target} is more than the {heads} heads of the model. "
+            f"sparsity.heads={target} is more than the {heads} heads (and gated feed-forward "
+            "blocks) of the model. "
             f"Ask for at most {heads}.",
         )
 

@@ -30,6 +30,7 @@ class TopKGates(HeadGates):
         budget_high: largest budget that is drawn, in heads; None for all heads.
         budget: budget at which `values` and `expected_open` are read; None for half the heads.
         init_std: standard deviation of the initial scores.
+        mlps: gate every feed-forward block too.
     """
 
     penalty_in_loss = False
@@ -41,8 +42,9 @@ class TopKGates(HeadGates):
         budget_high: float | None = None,
         budget: float | None = None,
         init_std: float = 0.01,
+        mlps: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(mlps)
         require(temperature > 0, f"gates.temperature={temperature} must be above 0 (usual: 0.5).")
         require(budget_low > 0, f"gates.budget_low={budget_low} must be above 0.")
         require(init_std >= 0, f"gates.init_std={init_std} must not be negative.")

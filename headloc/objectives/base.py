@@ -4,7 +4,8 @@ An objective is the only place that knows this.  Training asks it for a loss, ev
 it for logits under some gates; so a head set is always judged by the intervention that it was
 found with.
 
-Shapes: B rows, G gate sets, A heads in flat order, J predicting columns, V vocabulary.
+Shapes: B rows, G gate sets, A heads in flat order, J predicting columns, V vocabulary; where
+feed-forward blocks are gated as well, every [A] of gates is an [A + M] (`headloc.components`).
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from headloc.components import Components
 from headloc.errors import HeadlocError
 from headloc.lm.batch import RowIndex
+from headloc.lm.components import components_of
 from headloc.objectives.prompts import Progress, PromptSet
 
 if TYPE_CHECKING:
@@ -32,6 +35,37 @@ class Objective(ABC):
     #: Whether what `prepare` estimates belongs to the tasks it was estimated on.
     bound_to_task: bool = False
 
+    #: Whether the objective can gate feed-forward blocks.
+    takes_mlps: bool = False
+
+    #: Whether it does.
+    mlps: bool = False
+
+    def components(self, lm: FrozenLM) -> Components:
+        """Return what the gates stand for.
+
+        Raises:
+            UnsupportedModelError: when feed-forward blocks are asked for and cannot be located.
+        """
+        return components_of(lm, self.mlps)
+
+    def cover_mlps(self) -> None:
+        """Gate feed-forward blocks from now on; `prepare` must follow.
+
+        Raises:
+            HeadlocError: when the objective cannot.
+        """
+        if not self.takes_mlps:
+            raise HeadlocError(
+                f"gates.mlps=true, but the objective {self.name!r} gates attention heads only. "
+                "Set gates.mlps=false."
+            )
+        self.mlps = True
+
+    def _with_mlps(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Add to a description that feed-forward blocks are gated, where they are."""
+        return {**settings, "mlps": True} if self.mlps else settings
+
     @abstractmethod
     def prepare(
         self, lm: FrozenLM, task: TaskFamily, *, seed: int, prompts: int, progress: Progress | None
@@ -40,7 +74,14 @@ class Objective(ABC):
 
     @abstractmethod
     def prompt_set(
-        self, lm: FrozenLM, task: TaskFamily, examples: Sequence[Example], *, seed: int, use: str
+        self,
+        lm: FrozenLM,
+        task: TaskFamily,
+        examples: Sequence[Example],
+        *,
+        seed: int,
+        use: str,
+        progress: Progress | None = None,
     ) -> PromptSet:
         """Encode examples and cache what does not depend on the gates.
 
@@ -50,6 +91,7 @@ class Objective(ABC):
             examples: the examples.
             seed: seed of the run.
             use: name of the random stream for anything drawn here (counterfactuals).
+            progress: called with (rows cached, rows in all).
         """
 
     @abstractmethod

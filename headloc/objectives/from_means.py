@@ -1,10 +1,12 @@
 """Objectives that carry a task by its mean head outputs into a zero-shot prompt (METHODS 3.1).
 
-Both hold the task means of every head and gate them on zero-shot prompts; they differ in how a mean
+Both hold the task means of every head, and of every feed-forward block where these are gated, and
+gate them on zero-shot prompts; they differ in how a mean
 enters the model (`function_vector.py`, `patch.py`).  The reference of their accuracies, the
 "untouched model", is the same queries behind their few-shot demonstrations.
 
-Shapes: N prompts, B rows, A heads in flat order, K tasks, J predicting columns, V vocabulary.
+Shapes: N prompts, B rows, G gate sets, S rows of all gate sets, A heads in flat order, K tasks, J
+predicting columns, V vocabulary.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from headloc.errors import HeadlocError, TaskError, suggest
+from headloc.errors import CircuitError, HeadlocError, TaskError, suggest
 from headloc.lm.batch import RowIndex, TokenBatch, as_row_index
 from headloc.objectives.base import Objective
 from headloc.objectives.prompts import Progress, PromptSet, encode_examples
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from headloc.lm.prefix import PrefixCache
     from headloc.tasks import Example, TaskFamily
 
-_OFF = ("zero", "mean")
+_OFF = ("zero", "mean", "shuffled")
 _RELATIVE = ("none", "zero_shot")
 
 
@@ -49,6 +52,20 @@ class ZeroShotRows:
     task_rows: Tensor
     stream: Tensor | None
 
+    @classmethod
+    def of(cls, prompts: PromptSet, rows: RowIndex) -> ZeroShotRows:
+        """Take some rows of prompts that know their tasks.
+
+        Raises:
+            HeadlocError: when they do not.
+        """
+        if prompts.task_rows is None:
+            raise HeadlocError("These prompts do not know their tasks: make them by prompt_set().")
+        index = as_row_index(rows, prompts.device)
+        prefix = None if prompts.prefix is None else prompts.prefix.rows(index)
+        stream = None if prompts.stream is None else prompts.stream[index]
+        return cls(prompts.batch.rows(index), prefix, prompts.task_rows[index], stream)
+
     @property
     def last_prompt_token(self) -> slice:
         """The column of the last prompt token among those that run."""
@@ -60,14 +77,17 @@ class FromMeans(Objective):
     """Gate task means on zero-shot prompts.
 
     Args:
-        off_value: what a closed head contributes: zero, or its cross-task mean.
+        off_value: what a closed head contributes: zero, its cross-task mean, or shuffled, its mean
+            over few-shot prompts of all training tasks with their labels shuffled.
         relative_to: none for raw task means, as published; zero_shot to subtract each head's
             zero-shot mean of the task first.
         prompts_per_task: few-shot prompts a task's mean is taken over (100 in the paper).
         cache_dir: folder in which means are kept between runs, or None.
+        mlps: gate the means of the feed-forward blocks too.
     """
 
     bound_to_task = True
+    takes_mlps = True
 
     def __init__(
         self,
@@ -75,6 +95,7 @@ class FromMeans(Objective):
         relative_to: str = "none",
         prompts_per_task: int = 100,
         cache_dir: str | None = None,
+        mlps: bool = False,
     ) -> None:
         for key, value, known in (
             ("off_value", off_value, _OFF),
@@ -86,17 +107,21 @@ class FromMeans(Objective):
             raise HeadlocError(f"objective.prompts_per_task={prompts_per_task} must be at least 1.")
         self.off_value, self.relative_to = off_value, relative_to
         self.prompts_per_task, self.cache_dir = prompts_per_task, cache_dir
+        self.mlps = mlps
         self.means: TaskMeans | None = None
+        self.shuffled: TaskMeans | None = None
         self.train_tasks: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """Return the settings; the cache is not one of them."""
-        return {
-            "name": self.name,
-            "off_value": self.off_value,
-            "relative_to": self.relative_to,
-            "prompts_per_task": self.prompts_per_task,
-        }
+        return self._with_mlps(
+            {
+                "name": self.name,
+                "off_value": self.off_value,
+                "relative_to": self.relative_to,
+                "prompts_per_task": self.prompts_per_task,
+            }
+        )
 
     def prepare(
         self,
@@ -121,25 +146,40 @@ class FromMeans(Objective):
             "prompts": self.prompts_per_task,
             "seed": seed,
             "cache": cache,
+            "mlps": self.mlps,
             "progress": progress,
         }
         means = estimate_task_means(lm, task, names, **options)
+        shuffled = None
+        if self.off_value == "shuffled":
+            shuffled = estimate_task_means(lm, task, task.train, kind="shuffled", **options)
         if self.relative_to == "zero_shot":
-            means = means.minus(estimate_task_means(lm, task, names, kind="zero_shot", **options))
+            bare = estimate_task_means(lm, task, names, kind="zero_shot", **options)
+            means = means.minus(bare)
+            shuffled = None if shuffled is None else shuffled.minus(bare)
+        self.shuffled = shuffled
         self.train_tasks = tuple(task.train)
         self._take(lm, means)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the task means."""
-        return {} if self.means is None else self.means.to_tensors("means")
+        means = {} if self.means is None else self.means.to_tensors("means")
+        shuffled = {} if self.shuffled is None else self.shuffled.to_tensors("shuffled")
+        return {**means, **shuffled}
 
     def prompt_set(
-        self, lm: FrozenLM, task: TaskFamily, examples: Sequence[Example], *, seed: int, use: str
+        self,
+        lm: FrozenLM,
+        task: TaskFamily,
+        examples: Sequence[Example],
+        *,
+        seed: int,
+        use: str,
+        progress: Progress | None = None,
     ) -> PromptSet:
         """Encode the zero-shot prompts, and the few-shot prompts that they are compared with."""
         means = self._known_means()
         encoded, batch = encode_examples(lm, [item.zero_shot() for item in examples], task.template)
-        cached = lm.supports_prefix_cache and batch.prompt_columns > 1
         few_encoded, few_batch = encode_examples(lm, examples, task.template)
         few = PromptSet(tuple(examples), few_encoded, few_batch)
         rows = means.index([item.task for item in examples])
@@ -147,7 +187,7 @@ class FromMeans(Objective):
             examples=tuple(examples),
             encoded=encoded,
             batch=batch,
-            prefix=lm.prefix(batch) if cached else None,
+            prefix=lm.kept_prefix(batch, progress=progress),
             reference=few,
             task_rows=rows.to(lm.device),
         )
@@ -158,15 +198,29 @@ class FromMeans(Objective):
         """Return logits_BJV of zero-shot prompts under gates; None is the few-shot reference."""
         if gates is None:
             return lm.logits(_reference(prompts).batch.rows(rows))
-        if prompts.task_rows is None:
-            raise HeadlocError("These prompts do not know their tasks: make them by prompt_set().")
-        index = as_row_index(rows, prompts.device)
-        prefix = None if prompts.prefix is None else prompts.prefix.rows(index)
-        stream = None if prompts.stream is None else prompts.stream[index]
-        zero_shot = ZeroShotRows(
-            prompts.batch.rows(index), prefix, prompts.task_rows[index], stream
-        )
-        return self._gated(lm, zero_shot, gates.to(lm.device))
+        return self._gated(lm, ZeroShotRows.of(prompts, rows), gates.to(lm.device))
+
+    def runs_branches(self, lm: FrozenLM) -> bool:
+        """Return True: gate sets have rows of their own, as zero-shot prompts share no prefix."""
+        return True
+
+    def branched_logits(
+        self, lm: FrozenLM, prompts: PromptSet, rows: RowIndex, gates_BGA: Tensor
+    ) -> Tensor:
+        """Return logits_BGJV of some zero-shot prompts under the gates of G gate sets."""
+        gates_SA, branches = gates_BGA.flatten(0, 1).to(lm.device), gates_BGA.shape[1]
+        zero_shot = ZeroShotRows.of(prompts, repeated(prompts, rows, branches))
+        return self._gated(lm, zero_shot, gates_SA).unflatten(0, (-1, branches))
+
+    def branched_losses(
+        self, lm: FrozenLM, prompts: PromptSet, rows: RowIndex, gates_BGA: Tensor
+    ) -> Tensor:
+        """Return the loss of every gate set on the same rows, losses_G."""
+        logits_BGJV = self.branched_logits(lm, prompts, rows, gates_BGA).float()
+        target_BJ = prompts.batch.rows(rows).target_BJ
+        target_BGJ = target_BJ[:, None].expand(-1, gates_BGA.shape[1], -1)
+        flat = cross_entropy(logits_BGJV.flatten(0, 2), target_BGJ.flatten(), reduction="none")
+        return flat.view(target_BGJ.shape).sum((0, 2)) / len(target_BJ)
 
     def loss(self, lm: FrozenLM, prompts: PromptSet, rows: RowIndex, gates_BA: Tensor) -> Tensor:
         """Return -sum_j log p(answer token j) on the zero-shot prompts, averaged over rows."""
@@ -189,10 +243,30 @@ class FromMeans(Objective):
         return self.means
 
     def load_tensors(self, tensors: Mapping[str, Tensor], lm: FrozenLM, task: TaskFamily) -> None:
-        """Take the means of a saved circuit, which are those of the task it was found on."""
+        """Take the means of a saved circuit, which are those of the task it was found on.
+
+        Raises:
+            CircuitError: when they are missing, or are those of another model.
+        """
         names = (*task.train, *task.held_out)
         self.train_tasks = tuple(task.train)
-        self._take(lm, TaskMeans.from_tensors(names, tensors, "means"))
+        means = TaskMeans.from_tensors(names, tensors, "means", mlps=self.mlps)
+        held = [tuple(z_KHd.shape[1:]) for z_KHd in means.z]
+        expected = [(layer.heads, layer.width) for layer in lm.layout.layers]
+        if held != expected:
+            raise CircuitError(
+                f"The stored means are of another model: they hold (heads, width) {held}, and "
+                f"{lm.source.name!r} has {expected}. Use the model that they were estimated on."
+            )
+        if self.off_value == "shuffled":
+            self.shuffled = TaskMeans.from_tensors(task.train, tensors, "shuffled", mlps=self.mlps)
+        self._take(lm, means)
+
+
+def repeated(prompts: PromptSet, rows: RowIndex, times: int) -> Tensor:
+    """Return the indices of some rows, each as often as it has gate sets."""
+    every_N = torch.arange(len(prompts), device=prompts.device)
+    return every_N[as_row_index(rows, prompts.device)].repeat_interleave(times)
 
 
 def _reference(prompts: PromptSet) -> PromptSet:

@@ -1,6 +1,7 @@
 """The in-place objective: scale head outputs of the few-shot prompt itself (METHODS 3.2).
 
     z'[l,h] = g[l,h] z[l,h] + (1 - g[l,h]) base[l,h]      at the gated positions
+    m'[l]   = g[l] m[l] + (1 - g[l]) base[l]              where feed-forward blocks are gated too
     loss    = cross entropy of the answer, or KL(full model || gated model)
 
 With positions="last" the gated positions are those that predict an answer token: the last prompt
@@ -21,23 +22,24 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
-from headloc.errors import HeadlocError, TaskError, suggest
-from headloc.lm.batch import IGNORE, EncodedPrompt, RowIndex, TokenBatch, as_row_index, collate
+from headloc.errors import HeadlocError, suggest
+from headloc.lm.batch import IGNORE, RowIndex, TokenBatch, as_row_index
 from headloc.lm.branches import branch_logits, supports_branches
-from headloc.lm.taps import gate_heads
+from headloc.lm.components import OffValues, gate_components, read_components
 from headloc.objectives.base import Objective
-from headloc.objectives.off_values import RoleMeans, check_off_value, role_means
+from headloc.objectives.counterfactual import counterfactual_batch
+from headloc.objectives.off_values import ESTIMATED, RoleMeans, check_off_value, role_means
 from headloc.objectives.prompts import (
     Progress,
     PromptSet,
     encode_examples,
-    predicting_head_outputs,
+    predicting_outputs,
 )
 from headloc.randomness import stream
 
 if TYPE_CHECKING:
     from headloc.lm.frozen import FrozenLM
-    from headloc.tasks import Encoded, Example, TaskFamily
+    from headloc.tasks import Example, TaskFamily
 
 _LOSSES = ("cross_entropy", "kl")
 _POSITIONS = ("last", "all")
@@ -47,13 +49,16 @@ class InPlace(Objective):
     """Gate the heads of the few-shot prompt.
 
     Args:
-        off_value: what a closed head puts out: zero, mean or resample.
+        off_value: what a closed head puts out: zero, mean (over few-shot prompts of all training
+            tasks), shuffled (the same with the demonstrations' labels shuffled) or resample.
         loss: cross_entropy against the answer, or kl against the full model.
         positions: last (the predicting positions, through the prefix cache) or all.
         prefix_cache: set False to run positions="last" by full passes.
+        mlps: gate every feed-forward block too.
     """
 
     name = "in_place"
+    takes_mlps = True
 
     def __init__(
         self,
@@ -61,22 +66,26 @@ class InPlace(Objective):
         loss: str = "cross_entropy",
         positions: str = "last",
         prefix_cache: bool = True,
+        mlps: bool = False,
     ) -> None:
         for key, value, known in (("loss", loss, _LOSSES), ("positions", positions, _POSITIONS)):
             if value not in known:
                 raise HeadlocError(f"objective.{key}={value!r} is unknown. {suggest(value, known)}")
         self.off_value = check_off_value(off_value)
         self.loss_kind, self.positions, self.prefix_cache = loss, positions, prefix_cache
+        self.mlps = mlps
         self.means: RoleMeans | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return the settings."""
-        return {
-            "name": self.name,
-            "off_value": self.off_value,
-            "loss": self.loss_kind,
-            "positions": self.positions,
-        }
+        return self._with_mlps(
+            {
+                "name": self.name,
+                "off_value": self.off_value,
+                "loss": self.loss_kind,
+                "positions": self.positions,
+            }
+        )
 
     def prepare(
         self,
@@ -87,37 +96,63 @@ class InPlace(Objective):
         prompts: int = 500,
         progress: Progress | None = None,
     ) -> None:
-        """Estimate the cross-task mean of every head, when that is the off-value."""
-        if self.off_value != "mean":
+        """Estimate the mean of every gated component, when that is the off-value.
+
+        Raises:
+            TaskError: when labels are to be shuffled and cannot be.
+        """
+        if self.off_value not in ESTIMATED:
             return
         examples = task.draw(prompts, stream(seed, "means"), split="train", items="fit")
+        if self.off_value == "shuffled":
+            rng = stream(seed, "means", "shuffled")
+            examples = [task.shuffled(example, rng) for example in examples]
         _, batch = encode_examples(lm, examples, task.template)
         self.means = role_means(
-            lm, batch, predicting_only=self.positions == "last", progress=progress
+            lm,
+            batch,
+            predicting_only=self.positions == "last",
+            mlps=self.mlps,
+            progress=progress,
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the mean head outputs."""
+        """Return the mean outputs."""
         return {} if self.means is None else self.means.to_tensors()
 
     def load_tensors(self, tensors: Mapping[str, Tensor], lm: FrozenLM, task: TaskFamily) -> None:
-        """Take the mean head outputs of a saved circuit."""
-        if self.off_value == "mean":
+        """Take the mean outputs of a saved circuit."""
+        if self.off_value in ESTIMATED:
             on_device = {name: tensor.to(lm.device) for name, tensor in tensors.items()}
-            self.means = RoleMeans.from_tensors(on_device)
+            self.means = RoleMeans.from_tensors(on_device, mlps=self.mlps)
 
     def prompt_set(
-        self, lm: FrozenLM, task: TaskFamily, examples: Sequence[Example], *, seed: int, use: str
+        self,
+        lm: FrozenLM,
+        task: TaskFamily,
+        examples: Sequence[Example],
+        *,
+        seed: int,
+        use: str,
+        progress: Progress | None = None,
     ) -> PromptSet:
-        """Encode few-shot prompts and cache their prefixes and counterfactual head outputs."""
+        """Encode few-shot prompts and cache their prefixes and counterfactual outputs."""
         encoded, batch = encode_examples(lm, examples, task.template)
-        cached = self.positions == "last" and self.prefix_cache and lm.supports_prefix_cache
-        prefix = lm.prefix(batch) if cached and batch.prompt_columns > 1 else None
+        cached = self.positions == "last" and self.prefix_cache
+        prefix = lm.kept_prefix(batch, progress=progress) if cached else None
         counterfactual, resampled = None, None
         if self.off_value == "resample":
-            counterfactual = self._counterfactual(lm, task, examples, encoded, batch, seed, use)
+            counterfactual = counterfactual_batch(
+                lm,
+                task,
+                examples,
+                encoded,
+                seed=seed,
+                use=use,
+                equal_lengths=self.positions == "all",
+            )
             if self.positions == "last":
-                resampled = predicting_head_outputs(lm, counterfactual)
+                resampled = predicting_outputs(lm, counterfactual, mlps=self.mlps)
         return PromptSet(tuple(examples), encoded, batch, prefix, counterfactual, resampled)
 
     def logits(
@@ -132,7 +167,7 @@ class InPlace(Objective):
         off = self._off(lm, prompts, index, batch)
         last_of_full_pass = self.positions == "last" and prefix is None
         columns = batch.predicting if last_of_full_pass else None
-        with gate_heads(lm, gates, off=off, columns=columns):
+        with gate_components(lm, self.components(lm), gates, off=off, columns=columns):
             return lm.logits(batch, prefix)
 
     def loss(self, lm: FrozenLM, prompts: PromptSet, rows: RowIndex, gates_BA: Tensor) -> Tensor:
@@ -164,9 +199,10 @@ class InPlace(Objective):
         prefix = None if prompts.prefix is None else prompts.prefix.rows(index)
         branches, answers = gates_BGA.shape[1], batch.target_BJ.shape[1]
         off = self._off(lm, prompts, index, batch)
-        if off is not None and answers > 1:
-            off = [z_BJHd.repeat(1, branches, 1, 1) for z_BJHd in off]
-        with gate_heads(lm, gates_BGA.repeat_interleave(answers, dim=1), off=off):
+        if answers > 1:
+            off = off.tiled(branches)
+        gates_BSA = gates_BGA.repeat_interleave(answers, dim=1)
+        with gate_components(lm, self.components(lm), gates_BSA, off=off):
             return branch_logits(lm, batch, prefix, branches)
 
     def branched_losses(
@@ -192,11 +228,11 @@ class InPlace(Objective):
 
     def _off(
         self, lm: FrozenLM, prompts: PromptSet, index: Tensor | slice, batch: TokenBatch
-    ) -> list[Tensor] | None:
-        """Return the off-values of some rows, per layer, broadcastable to the gated z_BTHd."""
+    ) -> OffValues:
+        """Return the off-values of some rows, broadcastable to the gated outputs."""
         if self.off_value == "zero":
-            return None
-        if self.off_value == "mean":
+            return OffValues()
+        if self.off_value in ESTIMATED:
             if self.means is None:
                 raise HeadlocError("The mean off-values are missing: call prepare() first.")
             if self.positions == "last" and batch.target_BJ.shape[1] == 1:
@@ -204,52 +240,15 @@ class InPlace(Objective):
             columns = batch.predicting if self.positions == "last" else slice(None)
             return self.means.at(batch.role_BT[:, columns])
         if prompts.resampled is not None:
-            return [z_NJHd[index] for z_NJHd in prompts.resampled]
+            return prompts.resampled.rows(index)
         return self._resample_everywhere(lm, prompts, index)
 
     @torch.no_grad()
     def _resample_everywhere(
         self, lm: FrozenLM, prompts: PromptSet, index: Tensor | slice
-    ) -> list[Tensor]:
-        from headloc.lm.taps import read_heads
-
+    ) -> OffValues:
         if prompts.counterfactual is None:
             raise HeadlocError("These prompts were made without counterfactuals for resampling.")
-        with read_heads(lm) as reading:
+        with read_components(lm, mlps=self.mlps) as reading:
             lm.logits(prompts.counterfactual.rows(index))
-        return list(reading.z)
-
-    def _counterfactual(
-        self,
-        lm: FrozenLM,
-        task: TaskFamily,
-        examples: Sequence[Example],
-        encoded: Sequence[Encoded],
-        batch: TokenBatch,
-        seed: int,
-        use: str,
-    ) -> TokenBatch:
-        """Return the counterfactual prompts, behind them the original answers."""
-        rng = stream(seed, use, "counterfactual")
-        others, _ = encode_examples(
-            lm, [task.counterfactual(example, rng) for example in examples], task.template
-        )
-        if self.positions == "all":
-            _require_equal_lengths(encoded, others)
-        swapped = [
-            EncodedPrompt(other.prompt.prompt_ids, item.prompt.answer_ids, other.prompt.roles)
-            for other, item in zip(others, encoded, strict=True)
-        ]
-        return collate(swapped, lm.pad_id).to(lm.device)
-
-
-def _require_equal_lengths(encoded: Sequence[Encoded], others: Sequence[Encoded]) -> None:
-    for item, other in zip(encoded, others, strict=True):
-        if len(item.prompt.prompt_ids) != len(other.prompt.prompt_ids):
-            raise TaskError(
-                "objective.off_value=resample with objective.positions=all needs counterfactual "
-                "prompts of the same length in tokens, but\n"
-                f"  {item.text!r} has {len(item.prompt.prompt_ids)} tokens and\n"
-                f"  {other.text!r} has {len(other.prompt.prompt_ids)}.\n"
-                "Use objective.positions=last, or objective.off_value=mean."
-            )
+        return OffValues(reading.z, reading.m or None)

@@ -1,13 +1,15 @@
 """What a closed head puts out: zero, its mean over tasks, or its output on a counterfactual prompt.
 
-METHODS 3.2: z' = g z + (1 - g) base with base zero, the cross-task mean, or a resampled output.
+METHODS 3.2: z' = g z + (1 - g) base with base zero, the cross-task mean, or a resampled output; the
+same holds for m, what a feed-forward block adds to the residual stream, where these are gated.
 
 The mean is kept per *role* of a token (last prompt token, label, separator, ...), because what a
 head writes at the last token has little to do with what it writes elsewhere.  It is estimated on
 prompts of its own random stream over the training tasks, never on prompts that are trained on or
 scored.
 
-Shapes: B rows, T columns, J predicting columns, R roles, H heads of a layer, d head width.
+Shapes: B rows, T columns, J predicting columns, S tokens, R roles, H heads of a layer, d head
+width, D model width.
 """
 
 from __future__ import annotations
@@ -21,13 +23,17 @@ from torch import Tensor
 
 from headloc.errors import CircuitError, HeadlocError, suggest
 from headloc.lm.batch import Role, TokenBatch
-from headloc.lm.taps import read_heads
-from headloc.objectives.prompts import Progress, chunks
+from headloc.lm.components import OffValues, read_components
+from headloc.lm.passes import in_passes
+from headloc.objectives.prompts import ROWS_PER_PASS, Progress
 
 if TYPE_CHECKING:
     from headloc.lm.frozen import FrozenLM
 
-OffKind = Literal["zero", "mean", "resample"]
+OffKind = Literal["zero", "mean", "shuffled", "resample"]
+
+ESTIMATED = ("mean", "shuffled")
+"""Off-values that are means over prompts: few-shot ones, or the same with their labels shuffled."""
 
 
 def check_off_value(kind: str) -> OffKind:
@@ -44,44 +50,70 @@ def check_off_value(kind: str) -> OffKind:
 
 @dataclass(frozen=True, slots=True)
 class RoleMeans:
-    """Mean head outputs by token role: per layer a float tensor mean_RHd, and counts_R."""
+    """Mean outputs by token role.
+
+    Attributes:
+        means: per layer the mean head outputs, a float tensor mean_RHd.
+        counts_R: tokens of each role behind them.
+        mlps: per feed-forward block the mean output mean_RD; empty where only heads were read.
+    """
 
     means: tuple[Tensor, ...]
     counts_R: Tensor
+    mlps: tuple[Tensor, ...] = ()
 
-    def at(self, role_BT: Tensor) -> list[Tensor]:
-        """Return, per layer, the means z_BTHd for tokens of these roles; padding gets role 0."""
+    def at(self, role_BT: Tensor) -> OffValues:
+        """Return the means z_BTHd and m_BTD for tokens of these roles; padding gets role 0."""
         role_BT = role_BT.clamp(min=0)
-        return [mean_RHd[role_BT] for mean_RHd in self.means]
+        mlps = [mean_RD[role_BT.to(mean_RD.device)] for mean_RD in self.mlps]
+        heads = [mean_RHd[role_BT.to(mean_RHd.device)] for mean_RHd in self.means]
+        return OffValues(heads, mlps or None)
 
-    def at_last(self) -> list[Tensor]:
-        """Return, per layer, the mean z_11Hd at the last prompt token."""
-        return [mean_RHd[int(Role.LAST)][None, None] for mean_RHd in self.means]
+    def at_last(self) -> OffValues:
+        """Return the means z_11Hd and m_11D at the last prompt token."""
+        last = int(Role.LAST)
+        mlps = [mean_RD[last][None, None] for mean_RD in self.mlps]
+        return OffValues([mean_RHd[last][None, None] for mean_RHd in self.means], mlps or None)
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """Return what a circuit stores: one tensor per layer, and the counts."""
+        """Return what a circuit stores: one tensor per layer and block, and the counts."""
         tensors = {f"off/{i:03d}": mean.contiguous() for i, mean in enumerate(self.means)}
+        tensors |= {f"off_mlp/{i:03d}": mean.contiguous() for i, mean in enumerate(self.mlps)}
         return {**tensors, "off/counts": self.counts_R}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> RoleMeans:
+    def from_tensors(cls, tensors: Mapping[str, Tensor], *, mlps: bool = False) -> RoleMeans:
         """Read back what `to_tensors` gave.
+
+        Args:
+            tensors: the tensors of a circuit.
+            mlps: whether means of feed-forward blocks are needed.
 
         Raises:
             CircuitError: when the tensors are missing.
         """
         names = sorted(name for name in tensors if name.startswith("off/") and name[4:].isdigit())
-        if not names or "off/counts" not in tensors:
+        blocks = sorted(name for name in tensors if name.startswith("off_mlp/")) if mlps else []
+        if not names or "off/counts" not in tensors or (mlps and not blocks):
             raise CircuitError(
                 "The circuit was found with mean off-values but does not hold them. "
                 "Save it again from the run that made it."
             )
-        return cls(tuple(tensors[name] for name in names), tensors["off/counts"])
+        return cls(
+            tuple(tensors[name] for name in names),
+            tensors["off/counts"],
+            tuple(tensors[name] for name in blocks),
+        )
 
 
 @torch.no_grad()
 def role_means(
-    lm: FrozenLM, batch: TokenBatch, *, predicting_only: bool, progress: Progress | None = None
+    lm: FrozenLM,
+    batch: TokenBatch,
+    *,
+    predicting_only: bool,
+    mlps: bool = False,
+    progress: Progress | None = None,
 ) -> RoleMeans:
     """Average the head outputs of a batch by token role, in float32 or better.
 
@@ -89,32 +121,42 @@ def role_means(
         lm: the frozen model.
         batch: prompts drawn for this purpose alone.
         predicting_only: read the predicting columns only (enough when only those are gated).
+        mlps: average the outputs of the feed-forward blocks as well.
         progress: called with (rows done, rows in all).
     """
     columns = batch.predicting if predicting_only else slice(0, batch.ids_BT.shape[1])
     roles = len(Role)
-    sums: list[Tensor] | None = None
-    counts_R = torch.zeros(roles, dtype=torch.float64)
-    for part in chunks(len(batch)):
+
+    def sums_of(part: slice) -> tuple[Tensor, list[Tensor]]:
         rows = batch.rows(part)
-        with read_heads(lm, columns=columns) as reading:
+        with read_components(lm, mlps=mlps, columns=columns) as reading:
             lm.logits(rows)
         role_BT = rows.role_BT[:, columns]
         real_BT = role_BT >= 0
         index_S = role_BT[real_BT]
-        counts_R += torch.bincount(index_S, minlength=roles).cpu()
-        added = [_sum_by_role(z_BTHd[real_BT], index_S, roles) for z_BTHd in reading.z]
-        sums = added if sums is None else [a + b for a, b in zip(sums, added, strict=True)]
-        if progress is not None:
-            progress(part.stop, len(batch))
+        both = (*reading.z, *reading.m)
+        sums = [_sum_by_role(out_BT, real_BT, index_S, roles) for out_BT in both]
+        return torch.bincount(index_S, minlength=roles).cpu(), sums
+
+    found = in_passes(
+        lm.passes, "means", len(batch), sums_of, most=ROWS_PER_PASS, progress=progress
+    )
+    counts_R, totals = found[0][0].double(), found[0][1]
+    for counts, sums in found[1:]:
+        counts_R += counts
+        totals = [a + b for a, b in zip(totals, sums, strict=True)]
     divisor_R = counts_R.clamp(min=1)
     means = tuple(
-        (total / divisor_R.to(total.device)[:, None, None]).to(torch.float32)
-        for total in sums or []
+        (total / divisor_R.to(total.device).view(-1, *[1] * (total.ndim - 1))).to(torch.float32)
+        for total in totals
     )
-    return RoleMeans(means, counts_R)
+    layers = len(lm.layout.layers)
+    return RoleMeans(means[:layers], counts_R, means[layers:])
 
 
-def _sum_by_role(z_SHd: Tensor, index_S: Tensor, roles: int) -> Tensor:
-    total_RHd = torch.zeros(roles, *z_SHd.shape[1:], dtype=torch.float64, device=z_SHd.device)
-    return total_RHd.index_add_(0, index_S, z_SHd.to(torch.float64))
+def _sum_by_role(out_BT: Tensor, real_BT: Tensor, index_S: Tensor, roles: int) -> Tensor:
+    """Return the sums by role of the outputs [B, T, H, d] or [B, T, D] of real tokens."""
+    # The layers of a model may lie on several devices.
+    out_S, index_S = out_BT[real_BT.to(out_BT.device)], index_S.to(out_BT.device)
+    total_R = torch.zeros(roles, *out_S.shape[1:], dtype=torch.float64, device=out_S.device)
+    return total_R.index_add_(0, index_S, out_S.to(torch.float64))

@@ -3,7 +3,8 @@
 Localization at the last prompt token leaves the keys and values of every earlier token untouched,
 so the prefix is run once without gradient and each later pass runs the predicting columns alone.
 
-Shapes: N prompts, T columns, P prompt columns, J predicting columns, H heads of a layer, d width.
+Shapes: N prompts, T columns, P prompt columns, J predicting columns, H heads of a layer, d width of
+a head, D width of the model.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import torch
 from torch import Tensor
 
 from headloc.lm.batch import TokenBatch, collate
-from headloc.lm.taps import read_heads
+from headloc.lm.components import OffValues, read_components
+from headloc.lm.passes import in_passes
 from headloc.tasks import Encoded, Example, Template, encode_all, render
 
 if TYPE_CHECKING:
@@ -39,7 +41,8 @@ class PromptSet:
         batch: the prompts as tensors on the model's device.
         prefix: keys and values of columns 0..P-2, or None when every pass runs all columns.
         counterfactual: the same queries behind other demonstrations, for resample ablation.
-        resampled: per layer, the head outputs z_NJHd of `counterfactual` at the predicting columns.
+        resampled: outputs of `counterfactual` at the predicting columns: per layer the heads'
+            z_NJHd, per feed-forward block m_NJD.
         reference: the same queries as the untouched model answers them, where that is another
             prompt (few-shot beside zero-shot).
         task_rows: row of each prompt's task in the task means [N].
@@ -51,7 +54,7 @@ class PromptSet:
     batch: TokenBatch
     prefix: PrefixCache | None = None
     counterfactual: TokenBatch | None = None
-    resampled: tuple[Tensor, ...] | None = None
+    resampled: OffValues | None = None
     reference: PromptSet | None = None
     task_rows: Tensor | None = None
     stream: Tensor | None = None
@@ -81,16 +84,17 @@ def chunks(rows: int, size: int = ROWS_PER_PASS) -> list[slice]:
 
 
 @torch.no_grad()
-def predicting_head_outputs(
-    lm: FrozenLM, batch: TokenBatch, progress: Progress | None = None
-) -> tuple[Tensor, ...]:
-    """Return, per layer, the head outputs z_NJHd at the predicting columns, by full passes."""
-    parts: list[list[Tensor]] = [[] for _ in lm.layout.layers]
-    for part in chunks(len(batch)):
-        with read_heads(lm, columns=batch.predicting) as reading:
+def predicting_outputs(
+    lm: FrozenLM, batch: TokenBatch, *, mlps: bool = False, progress: Progress | None = None
+) -> OffValues:
+    """Return the outputs z_NJHd and m_NJD at the predicting columns, by full passes."""
+
+    def read(part: slice) -> tuple[list[Tensor], list[Tensor]]:
+        with read_components(lm, mlps=mlps, columns=batch.predicting) as reading:
             lm.logits(batch.rows(part))
-        for store, z_BJHd in zip(parts, reading.z, strict=True):
-            store.append(z_BJHd)
-        if progress is not None:
-            progress(part.stop, len(batch))
-    return tuple(torch.cat(store) for store in parts)
+        return reading.z, reading.m
+
+    found = in_passes(lm.passes, "means", len(batch), read, most=ROWS_PER_PASS, progress=progress)
+    z = [torch.cat(layer) for layer in zip(*(heads for heads, _ in found), strict=True)]
+    m = [torch.cat(block) for block in zip(*(blocks for _, blocks in found), strict=True)]
+    return OffValues(z, m or None)

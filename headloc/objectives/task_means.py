@@ -1,6 +1,7 @@
 """Task means: the mean output of every head at the last prompt token, task by task (METHODS 3.1).
 
     zbar_k[l,h] = mean over n few-shot prompts of task k of the head's output at the last token
+    mbar_k[l]   = the same of what the feed-forward block adds to the stream, where asked for
 
 Stored before W_O (d wide), which is D / d times smaller than the contributions.  Every task has its
 own random stream, so that a task's mean does not depend on which other tasks are asked for.  Means
@@ -11,22 +12,18 @@ Shapes: K tasks, H heads of a layer, d head width, A heads in flat order, D mode
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from headloc.errors import CircuitError, HeadlocError
-from headloc.files import write_bytes
 from headloc.lm.batch import Role
 from headloc.lm.projection import head_contributions
+from headloc.objectives.mean_cache import MeanKind, OneMean, cache_name, keep_means, read_means
 from headloc.objectives.off_values import role_means
 from headloc.objectives.prompts import Progress, encode_examples
 from headloc.randomness import stream
@@ -34,9 +31,6 @@ from headloc.randomness import stream
 if TYPE_CHECKING:
     from headloc.lm.frozen import FrozenLM
     from headloc.tasks import Example, TaskFamily
-
-MeanKind = Literal["few_shot", "shuffled", "zero_shot"]
-"""Prompts a mean is taken over: few-shot, few-shot with shuffled labels, or the query alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +40,12 @@ class TaskMeans:
     Attributes:
         tasks: names of the K tasks.
         z: per layer of the layout, z_KHd in float32.
+        mlps: per feed-forward block, m_KD in float32; empty where only heads were read.
     """
 
     tasks: tuple[str, ...]
     z: tuple[Tensor, ...]
+    mlps: tuple[Tensor, ...] = ()
 
     def index(self, names: Sequence[str]) -> Tensor:
         """Return the row of each named task.
@@ -75,37 +71,59 @@ class TaskMeans:
         """Return these means relative to other ones of the same tasks."""
         rows = other.index(self.tasks)
         return TaskMeans(
-            self.tasks, tuple(a - b[rows] for a, b in zip(self.z, other.z, strict=True))
+            self.tasks,
+            tuple(a - b[rows] for a, b in zip(self.z, other.z, strict=True)),
+            tuple(a - b[rows] for a, b in zip(self.mlps, other.mlps, strict=True)),
         )
 
     def contributions(self, lm: FrozenLM) -> Tensor:
-        """Return G_KAD, what each head's mean adds to the residual stream (METHODS 3.1)."""
+        """Return G_KAD, what each mean adds to the residual stream (METHODS 3.1).
+
+        The feed-forward blocks, where there are means of them, stand behind the heads.
+        """
         parts = [
             head_contributions(lm, position, z_KHd.to(lm.device))
             for position, z_KHd in enumerate(self.z)
         ]
-        return torch.cat(parts, dim=1)
+        blocks = [m_KD[:, None].to(parts[0]) for m_KD in self.mlps]
+        return torch.cat([*parts, *blocks], dim=1)
 
     def to_tensors(self, prefix: str) -> dict[str, Tensor]:
-        """Return the tensors to store, one per layer."""
-        return {f"{prefix}/{i:03d}": z_KHd.contiguous() for i, z_KHd in enumerate(self.z)}
+        """Return the tensors to store, one per layer and block."""
+        z = {f"{prefix}/{i:03d}": z_KHd.contiguous() for i, z_KHd in enumerate(self.z)}
+        blocks = {f"{prefix}_mlp/{i:03d}": m_KD.contiguous() for i, m_KD in enumerate(self.mlps)}
+        return {**z, **blocks}
 
     @classmethod
     def from_tensors(
-        cls, tasks: Sequence[str], tensors: Mapping[str, Tensor], prefix: str
+        cls,
+        tasks: Sequence[str],
+        tensors: Mapping[str, Tensor],
+        prefix: str,
+        *,
+        mlps: bool = False,
     ) -> TaskMeans:
         """Read `to_tensors` back.
+
+        Args:
+            tasks: names of the tasks.
+            tensors: the tensors of a circuit.
+            prefix: what `to_tensors` was given.
+            mlps: whether means of feed-forward blocks are needed.
 
         Raises:
             CircuitError: when they are missing or belong to another number of tasks.
         """
         names = sorted(name for name in tensors if name.startswith(f"{prefix}/"))
-        if not names or any(len(tensors[name]) != len(tasks) for name in names):
+        blocks = sorted(name for name in tensors if mlps and name.startswith(f"{prefix}_mlp/"))
+        complete = bool(names) and (bool(blocks) or not mlps)
+        if not complete or any(len(tensors[name]) != len(tasks) for name in (*names, *blocks)):
             raise CircuitError(
                 f"The circuit does not hold the means of its {len(tasks)} tasks. Save it again "
                 "from the run that made it."
             )
-        return cls(tuple(tasks), tuple(tensors[name] for name in names))
+        z, m = (tuple(tensors[name] for name in group) for group in (names, blocks))
+        return cls(tuple(tasks), z, m)
 
 
 def estimate_task_means(
@@ -117,6 +135,7 @@ def estimate_task_means(
     seed: int,
     kind: MeanKind = "few_shot",
     cache: Path | None = None,
+    mlps: bool = False,
     progress: Progress | None = None,
 ) -> TaskMeans:
     """Estimate the means of some tasks, those that the cache holds excepted.
@@ -129,68 +148,48 @@ def estimate_task_means(
         seed: seed of the run; the stream of a task is ("means", kind, task).
         kind: which prompts.
         cache: folder of cached means, or None.
+        mlps: estimate the means of the feed-forward blocks as well.
         progress: called with (tasks done, tasks in all).
     """
     per_task = []
     for done, name in enumerate(names, start=1):
-        path = None if cache is None else cache / f"{_key(lm, task, name, prompts, seed, kind)}"
-        z = _cached(path, lm)
-        if z is None:
-            z = _estimate(lm, task, name, prompts, seed, kind)
-            _keep(path, z)
-        per_task.append(z)
+        key = cache_name(lm, task, name, prompts, seed, kind, mlps)
+        path = None if cache is None else cache / key
+        means = read_means(path, lm, mlps)
+        if means is None:
+            means = _estimate(lm, task, name, prompts, seed, kind, mlps)
+            keep_means(path, means)
+        per_task.append(means)
         if progress is not None:
             progress(done, len(names))
-    stacked = tuple(torch.stack(layer) for layer in zip(*per_task, strict=True))
-    return TaskMeans(tuple(names), stacked)
+    z, m = (
+        tuple(torch.stack(layer) for layer in zip(*group, strict=True))
+        for group in ([one.z for one in per_task], [one.mlps for one in per_task])
+    )
+    return TaskMeans(tuple(names), z, m)
 
 
 def _estimate(
-    lm: FrozenLM, task: TaskFamily, name: str, prompts: int, seed: int, kind: MeanKind
-) -> tuple[Tensor, ...]:
+    lm: FrozenLM,
+    task: TaskFamily,
+    name: str,
+    prompts: int,
+    seed: int,
+    kind: MeanKind,
+    mlps: bool,
+) -> OneMean:
     rng = stream(seed, "means", kind, name)
     examples = [task.example(name, rng, items="fit") for _ in range(prompts)]
     _, batch = encode_examples(lm, [_as(kind, task, item, rng) for item in examples], task.template)
-    means = role_means(lm, batch, predicting_only=True)
-    return tuple(mean_RHd[int(Role.LAST)].cpu() for mean_RHd in means.means)
+    means = role_means(lm, batch, predicting_only=True, mlps=mlps)
+    last = int(Role.LAST)
+    return OneMean(
+        tuple(mean_RHd[last].cpu() for mean_RHd in means.means),
+        tuple(mean_RD[last].cpu() for mean_RD in means.mlps),
+    )
 
 
 def _as(kind: MeanKind, task: TaskFamily, example: Example, rng: Any) -> Example:
     if kind == "shuffled":
         return task.shuffled(example, rng)
     return example.zero_shot() if kind == "zero_shot" else example
-
-
-def _key(lm: FrozenLM, task: TaskFamily, name: str, prompts: int, seed: int, kind: MeanKind) -> str:
-    """Return the file name of a mean: a hash over everything that it depends on."""
-    content = {
-        "model": lm.source.fingerprint,
-        "revision": lm.source.revision,
-        "dtype": lm.source.dtype,
-        "task": {key: value for key, value in task.describe().items() if key != "held_out"},
-        "name": name,
-        "prompts": prompts,
-        "seed": seed,
-        "kind": kind,
-    }
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return f"means-{digest[:32]}.safetensors"
-
-
-def _cached(path: Path | None, lm: FrozenLM) -> tuple[Tensor, ...] | None:
-    """Return a cached mean; a broken or foreign file counts as none and is estimated again."""
-    if path is None or not path.is_file():
-        return None
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError):
-        return None
-    z = tuple(tensors[name] for name in sorted(tensors))
-    shapes = [(layer.heads, layer.width) for layer in lm.layout.layers]
-    return z if [tuple(part.shape) for part in z] == shapes else None
-
-
-def _keep(path: Path | None, z: tuple[Tensor, ...]) -> None:
-    if path is not None:
-        named = {f"{i:03d}": part.contiguous() for i, part in enumerate(z)}
-        write_bytes(path, save(named, metadata={"format": "pt"}))

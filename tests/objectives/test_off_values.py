@@ -13,7 +13,7 @@ from headloc.errors import CircuitError
 from headloc.heads import HeadId
 from headloc.lm.batch import Role
 from headloc.objectives import InPlace, RoleMeans
-from headloc.objectives.prompts import chunks, encode_examples
+from headloc.objectives.prompts import encode_examples
 from headloc.randomness import stream
 from headloc.tasks import Pairs
 from tests.objectives.by_hand import (
@@ -89,7 +89,7 @@ def test_means_do_not_depend_on_how_prompts_are_cut_into_passes(
     lm, task = digit_lm("gpt2"), add_k()
     objectives = [InPlace("mean", positions="all") for _ in range(2)]
     objectives[0].prepare(lm, task, seed=SEED, prompts=PROMPTS)
-    monkeypatch.setattr(module, "chunks", lambda rows: chunks(rows, 7))
+    monkeypatch.setattr(module, "ROWS_PER_PASS", 7)
     steps: list[tuple[int, int]] = []
     objectives[1].prepare(
         lm, task, seed=SEED, prompts=PROMPTS, progress=lambda done, of: steps.append((done, of))
