@@ -19,6 +19,7 @@ from torch import Tensor
 
 from headloc.errors import HeadlocError
 from headloc.evaluation.intervals import Estimate, bootstrap, mean_interval
+from headloc.evaluation.many import score_many
 from headloc.evaluation.metrics import answered_correctly
 from headloc.evaluation.scoring import score
 from headloc.heads import HeadLayout
@@ -126,11 +127,12 @@ def search_layers(
         here = objective.at(place.layer, place.site)
         if place.layer != resumed_at:
             resumed_at, resumed = place.layer, here.resumed(lm, prompts)
-        for name, gates_A in head_sets.items():
-            found = score(here, lm, resumed, gates_A)
-            accuracy = mean_interval(found.correct, seed)
-            log_p = float(found.log_probability.mean())
-            scores.append(PlaceScore(place, name, accuracy, log_p, found.correct))
+        many = score_many(here, lm, resumed, torch.stack(list(head_sets.values())))
+        for number, name in enumerate(head_sets):
+            correct_N = many.correct_GN[number].numpy()
+            accuracy = mean_interval(correct_N, seed)
+            log_p = float(many.log_probability_GN[number].mean())
+            scores.append(PlaceScore(place, name, accuracy, log_p, correct_N))
         if progress is not None:
             progress(done, len(places))
     few_shot = mean_interval(score(objective, lm, prompts, None).correct, seed)

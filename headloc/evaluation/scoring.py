@@ -14,8 +14,9 @@ from torch import Tensor
 
 from headloc.evaluation.metrics import answer_log_probability, answered_correctly
 from headloc.lm.frozen import FrozenLM
+from headloc.lm.passes import in_passes
 from headloc.objectives import Objective, PromptSet
-from headloc.objectives.prompts import ROWS_PER_PASS, chunks
+from headloc.objectives.prompts import ROWS_PER_PASS
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +50,18 @@ def score(
 ) -> Outcomes:
     """Score all prompts under gates [A]; None is the untouched model."""
     on_device = None if gates is None else gates.to(prompts.device)
-    correct, log_p, predicted = [], [], []
-    for part in chunks(len(prompts), rows_per_pass):
+
+    def run(part: slice) -> tuple[Tensor, Tensor, Tensor]:
         logits_BJV = objective.logits(lm, prompts, part, on_device)
         target_BJ = prompts.batch.rows(part).target_BJ
-        correct.append(answered_correctly(logits_BJV, target_BJ))
-        log_p.append(answer_log_probability(logits_BJV, target_BJ))
-        predicted.append(logits_BJV.argmax(-1))
+        return (
+            answered_correctly(logits_BJV, target_BJ),
+            answer_log_probability(logits_BJV, target_BJ),
+            logits_BJV.argmax(-1),
+        )
+
+    found = in_passes(lm.passes, "evaluation", len(prompts), run, most=rows_per_pass)
+    correct, log_p, predicted = zip(*found, strict=True)
     return Outcomes(
         torch.cat(correct).cpu().numpy(),
         torch.cat(log_p).double().cpu().numpy(),

@@ -47,7 +47,10 @@ def judge_task(
     for name, (split, size) in splits.items():
         with stages(f"verdict on {name.replace('_', '-')} tasks") as progress:
             examples = task.draw(size, stream(seed, "test", split), split=split, items="score")
-            prompts = objective.prompt_set(lm, task, examples, seed=seed, use=f"test-{split}")
+            use = f"test-{split}"
+            prompts = objective.prompt_set(
+                lm, task, examples, seed=seed, use=use, progress=progress
+            )
             verdicts[name] = judge(
                 objective,
                 lm,

@@ -1,14 +1,8 @@
-"""The verdict on a head set: is it sufficient, is it necessary, is it better than chance?
+"""The verdict on a circuit: is it sufficient, is it necessary, is it better than chance?
 
-    full             the untouched model
-    circuit          the chosen heads, all others at their off-value      (sufficiency)
-    without_circuit  all heads but the chosen ones                         (necessity)
-    random           random head sets of the same size, all others off     (control)
-    random_layers    random sets with as many heads in every layer         (control)
-    off              every head at its off-value
-
-All on prompts drawn for this purpose alone, on the tasks that were trained on and on held-out tasks
-(METHODS 3.8, 7).  Every outcome of every prompt is kept.
+What each condition leaves open stands in `conditions.py`.  All on prompts drawn for this purpose
+alone, on the tasks that were trained on and on held-out tasks (METHODS 3.8, 7).  Every outcome of
+every prompt is kept.
 
 Shapes: N prompts, A heads.
 """
@@ -17,20 +11,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from headloc.evaluation.conditions import CONDITIONS, plan_conditions
 from headloc.evaluation.intervals import Estimate, faithfulness, mean_interval
+from headloc.evaluation.many import score_many
 from headloc.evaluation.scoring import Outcomes, score
-from headloc.heads import HeadLayout
 from headloc.lm.frozen import FrozenLM
 from headloc.objectives import Objective, PromptSet
 from headloc.objectives.prompts import Progress
-from headloc.randomness import stream
 
-CONDITIONS = ("full", "circuit", "without_circuit", "random", "random_layers", "off")
+__all__ = ["CONDITIONS", "RANDOM", "SplitVerdict", "judge"]
+
+RANDOM = ("random", "random_layers")
+"""Conditions of many random head sets, which share passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +70,7 @@ class SplitVerdict:
             flat |= self.log_probability(condition).to_metrics(
                 f"{prefix}log_probability/{condition}"
             )
-        for condition in ("random", "random_layers"):
+        for condition in RANDOM:
             if condition in self.outcomes:
                 low, high = self.random_range(condition)
                 flat[f"{prefix}accuracy/{condition}/smallest"] = low
@@ -107,61 +104,41 @@ def judge(
     random_sets: int = 20,
     progress: Progress | None = None,
 ) -> SplitVerdict:
-    """Score a head set and its controls on one set of prompts.
+    """Score a circuit and its controls on one set of prompts.
 
     Args:
         objective: the prepared intervention.
         lm: the frozen model.
         prompts: fresh prompts.
-        heads: flat indices of the chosen heads.
+        heads: flat indices of the chosen heads, and feed-forward blocks where these are gated.
         seed: seed of the controls and intervals.
         random_sets: number of random sets of either kind.
-        progress: called with (gate vectors scored, in all).
+        progress: called with ((gate vector, prompt) pairs scored, in all).
     """
-    plan = _plan(lm.layout, heads, seed, random_sets)
-    total = sum(len(masks) for masks in plan.values())
-    outcomes: dict[str, tuple[Outcomes, ...]] = {}
+    plan = plan_conditions(objective.components(lm), heads, seed=seed, random_sets=random_sets)
+    controls = [mask for name in RANDOM for mask in plan.get(name, []) if mask is not None]
+    total = sum(map(len, plan.values())) * len(prompts)
     done = 0
-    for condition, masks in plan.items():
-        scored = []
-        for mask_A in masks:
-            scored.append(score(objective, lm, prompts, mask_A))
-            done += 1
-            if progress is not None:
-                progress(done, total)
-        outcomes[condition] = tuple(scored)
-    return SplitVerdict(prompts, outcomes, seed)
 
+    def report(more: int) -> None:
+        if progress is not None:
+            progress(done + more, total)
 
-def _plan(
-    layout: HeadLayout, heads: Sequence[int], seed: int, random_sets: int
-) -> dict[str, list[Tensor | None]]:
-    rng = stream(seed, "controls")
-    total = layout.total
-    chosen_A = torch.zeros(total)
-    chosen_A[list(heads)] = 1.0
-    plan: dict[str, list[Tensor | None]] = {
-        "full": [None],
-        "circuit": [chosen_A],
-        "without_circuit": [1.0 - chosen_A],
-        "off": [torch.zeros(total)],
-    }
-    if random_sets > 0:
-        plan["random"] = [_random_mask(rng, total, len(heads)) for _ in range(random_sets)]
-        plan["random_layers"] = [_layer_matched(rng, layout, chosen_A) for _ in range(random_sets)]
-    return {name: plan[name] for name in CONDITIONS if name in plan}
-
-
-def _random_mask(rng: np.random.Generator, total: int, size: int) -> Tensor:
-    mask_A = torch.zeros(total)
-    mask_A[torch.from_numpy(rng.choice(total, size, replace=False))] = 1.0
-    return mask_A
-
-
-def _layer_matched(rng: np.random.Generator, layout: HeadLayout, chosen_A: Tensor) -> Tensor:
-    """Return a random mask with as many open heads in every layer as `chosen_A`."""
-    parts = [
-        chosen_A[part][torch.from_numpy(rng.permutation(part.stop - part.start))]
-        for part in layout.slices()
-    ]
-    return torch.cat(parts)
+    outcomes: dict[str, tuple[Outcomes, ...]] = {}
+    for condition in [name for name in plan if name not in RANDOM]:
+        # Scored alone: with all heads open the circuit is the untouched model bit for bit.
+        outcomes[condition] = (score(objective, lm, prompts, plan[condition][0]),)
+        done += len(prompts)
+        report(0)
+    if controls:
+        many = score_many(
+            objective,
+            lm,
+            prompts,
+            torch.stack(controls),
+            predicted=True,
+            progress=lambda pairs, _: report(pairs),
+        )
+        found = iter(many.outcomes(index) for index in range(len(many)))
+        outcomes |= {name: tuple(islice(found, len(plan[name]))) for name in RANDOM}
+    return SplitVerdict(prompts, {name: outcomes[name] for name in plan}, seed)

@@ -28,6 +28,14 @@ class Recording(InPlace):
         self.asked.append(None if gates is None else gates.clone())
         return super().logits(lm, prompts, rows, gates)
 
+    def branched_logits(
+        self, lm: FrozenLM, prompts: PromptSet, rows: Any, gates_BGA: Tensor
+    ) -> Tensor:
+        """Note the gates of every branch and go on."""
+        assert (gates_BGA == gates_BGA[:1]).all()
+        self.asked += list(gates_BGA[0].clone())
+        return super().branched_logits(lm, prompts, rows, gates_BGA)
+
 
 def answered_by_definition(
     family: str, off_value: str = "mean", rows: int = 8

@@ -63,7 +63,7 @@ def asked_by(seed: int, heads: tuple[int, ...] = CHOSEN) -> tuple[list[Tensor], 
 
 def controls(asked: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Random sets and layer-matched sets, in the order in which they are scored."""
-    position = 2  # behind circuit and without_circuit
+    position = 3  # behind circuit, without_circuit and off
     return asked[position : position + SETS], asked[position + SETS : position + 2 * SETS]
 
 
@@ -120,14 +120,15 @@ def test_metrics_are_flat_finite_and_leave_out_what_is_undefined() -> None:
     assert verdict.to_metrics()["accuracy_kept"] == pytest.approx(kept)
 
 
-def test_progress_counts_every_scored_set() -> None:
+def test_progress_counts_every_scored_pair() -> None:
     lm, objective, prompts = answered_by_definition("gpt2")
     seen: list[tuple[int, int]] = []
     judge(
         objective, lm, prompts, CHOSEN, seed=0, random_sets=2,
         progress=lambda done, total: seen.append((done, total)),
     )  # fmt: skip
-    assert seen == [(n, 8) for n in range(1, 9)]
+    pairs = len(prompts)
+    assert seen == [(n * pairs, 8 * pairs) for n in (1, 2, 3, 4, 8)]
 
 
 @pytest.mark.parametrize("rows", [1, 5, 64])
