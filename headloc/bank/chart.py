@@ -11,24 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headloc.bank.result import PathResult
+from headloc.components import MlpId
 from headloc.heads import HeadId
+from headloc.reporting.geometry import Frame, Place, Tick, points
 
 WIDTH, HEIGHT = 720.0, 320.0
-_LEFT, _TOP, _RIGHT, _BOTTOM = 48.0, 12.0, 700.0, 270.0
+_PLOT = Frame(48.0, 12.0, 700.0, 270.0)
 _LINEAR_UP_TO = 64
 SHOWN = 32
 """Heads of the stability grid."""
 
 _SIDE, _NAMES = 22.0, 64.0
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A mark with what hovering over it shows."""
-
-    x: float
-    y: float
-    title: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +47,8 @@ class PathChart:
     elbow: Place
     recommended: Place
     aim: float
-    x: tuple[tuple[float, str], ...]
-    y: tuple[tuple[float, str], ...]
+    x: tuple[Tick, ...]
+    y: tuple[Tick, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,28 +76,28 @@ class StabilityGrid:
 def path_chart(path: PathResult) -> PathChart:
     """Lay the curve, the penalties, the elbow and the recommended circuit out."""
     most = path.curve[-1].size
-    points = [(_x(point.size, most), _y(point.accuracy)) for point in path.curve]
-    lower = [(_x(point.size, most), _y(point.seeds.smallest)) for point in path.curve]
-    upper = [(_x(point.size, most), _y(point.seeds.largest)) for point in path.curve]
+    line = [(_x(point.size, most), _PLOT.y(point.accuracy)) for point in path.curve]
+    lower = [(_x(point.size, most), _PLOT.y(point.seeds.smallest)) for point in path.curve]
+    upper = [(_x(point.size, most), _PLOT.y(point.seeds.largest)) for point in path.curve]
     bend, chosen = path.curve[path.elbow], path.recommended
     return PathChart(
-        _points(points),
-        _points([*upper, *reversed(lower)]),
+        points(line),
+        points([*upper, *reversed(lower)]),
         _whiskers(path, most),
         _place(bend.size, bend.accuracy, most, "elbow"),
         _place(len(chosen.heads), chosen.accuracy, most, "recommended circuit"),
-        _y(path.keep * path.full),
-        tuple((_x(size, most), str(size)) for size in _ticks(most)),
-        tuple((_y(value), f"{value:g}") for value in (0, 0.25, 0.5, 0.75, 1.0)),
+        _PLOT.y(path.keep * path.full),
+        tuple(Tick(_x(size, most), str(size)) for size in _ticks(most)),
+        _PLOT.accuracies(),
     )
 
 
-def stability_grid(path: PathResult, heads: Sequence[HeadId]) -> StabilityGrid:
+def stability_grid(path: PathResult, heads: Sequence[HeadId | MlpId]) -> StabilityGrid:
     """Lay out how often each head is emitted at each penalty, the best heads of the ranking first.
 
     Args:
         path: what the bank found.
-        heads: every head of the model in flat order.
+        heads: every gated component of the model in flat order.
     """
     order = path.ranking.argsort(descending=True, stable=True).tolist()[:SHOWN]
     shares = path.stability_WA.tolist()
@@ -134,11 +127,11 @@ def _whiskers(path: PathResult, most: int) -> tuple[Whisker, ...]:
     return tuple(
         Whisker(
             _x(one.size.mean, most),
-            _y(one.accuracy.mean),
+            _PLOT.y(one.accuracy.mean),
             _x(one.size.smallest, most),
             _x(one.size.largest, most),
-            _y(one.accuracy.largest),
-            _y(one.accuracy.smallest),
+            _PLOT.y(one.accuracy.largest),
+            _PLOT.y(one.accuracy.smallest),
             f"penalty {one.weight:g}: {one.size.mean:.1f} heads, accuracy {one.accuracy.mean:.3f} "
             f"({one.accuracy.smallest:.3f} to {one.accuracy.largest:.3f} over seeds)",
         )
@@ -148,20 +141,12 @@ def _whiskers(path: PathResult, most: int) -> tuple[Whisker, ...]:
 
 def _place(size: int, accuracy: float, most: int, name: str) -> Place:
     title = f"{name}: {size} heads, accuracy {accuracy:.3f}"
-    return Place(_x(size, most), _y(accuracy), title)
+    return Place(_x(size, most), _PLOT.y(accuracy), title)
 
 
 def _x(size: float, most: int) -> float:
     share = size / most if most <= _LINEAR_UP_TO else math.log1p(size) / math.log1p(most)
-    return round(_LEFT + (_RIGHT - _LEFT) * share, 2)
-
-
-def _y(accuracy: float) -> float:
-    return round(_BOTTOM - (_BOTTOM - _TOP) * accuracy, 2)
-
-
-def _points(places: Sequence[tuple[float, float]]) -> str:
-    return " ".join(f"{x:g},{y:g}" for x, y in places)
+    return _PLOT.x(share)
 
 
 def _ticks(most: int) -> list[int]:

@@ -21,8 +21,10 @@ from pathlib import Path
 
 from headloc.bank.result import GateSet, PathResult
 from headloc.circuit import Circuit
+from headloc.components import MlpId
 from headloc.files import write_text
-from headloc.reporting.rows import all_heads
+from headloc.heads import HeadId
+from headloc.reporting.feed_forward import all_components
 
 MEMBER_COLUMNS = ("number", "weight", "seed", "heads", "accuracy", "names")
 CURVE_COLUMNS = ("heads", "accuracy", "seeds_mean", "seeds_smallest", "seeds_largest")
@@ -48,13 +50,19 @@ def write_path(path: PathResult, circuit: Circuit, folder: Path) -> None:
 
 def member_circuit(own: GateSet, path: PathResult, circuit: Circuit) -> Circuit:
     """Return a gate set of the bank as a circuit of the heads that it emits."""
-    heads = all_heads(circuit.model)
+    names = all_components(circuit)
+    chosen = [names[index] for index in own.heads]
     kept = {} if path.full == 0 else {"path/kept": own.accuracy / path.full}
+    count, part = len(circuit.gates), circuit.feed_forward
+    if part is not None:
+        blocks = tuple(name.layer for name in chosen if isinstance(name, MlpId))
+        part = replace(part, kept=blocks, gates=own.gates[count:], scores=own.scores[count:])
     return replace(
         circuit,
-        heads=tuple(heads[index] for index in own.heads),
-        gates=own.gates,
-        scores=own.scores,
+        heads=tuple(name for name in chosen if isinstance(name, HeadId)),
+        gates=own.gates[:count],
+        scores=own.scores[:count],
+        feed_forward=part,
         selection={"rule": "path_member", "weight": own.member.weight, "seed": own.member.seed},
         seed=own.member.seed,
         metrics={"path/accuracy": own.accuracy, **kept},
@@ -63,15 +71,15 @@ def member_circuit(own: GateSet, path: PathResult, circuit: Circuit) -> Circuit:
 
 def member_rows(path: PathResult, circuit: Circuit) -> list[list[object]]:
     """Return the cells of every gate set in the order of `MEMBER_COLUMNS`."""
-    heads = all_heads(circuit.model)
+    names, total = all_components(circuit), len(circuit.gates)
     return [
         [
             number,
             own.member.weight,
             own.member.seed,
-            len(own.heads),
+            sum(index < total for index in own.heads),
             own.accuracy,
-            " ".join(str(heads[index]) for index in own.heads),
+            " ".join(str(names[index]) for index in own.heads),
         ]
         for number, own in enumerate(path.gate_sets, start=1)
     ]
@@ -92,10 +100,11 @@ def curve_rows(path: PathResult) -> list[list[object]]:
 
 
 def _stability_rows(path: PathResult, circuit: Circuit) -> Iterable[list[object]]:
-    heads, ranks = all_heads(circuit.model), path.ranking.tolist()
+    names, ranks = all_components(circuit), path.ranking.tolist()
     by_penalty, by_size = path.stability_WA.T.tolist(), path.stability_NA.T.tolist()
-    for head, rank, share_W, share_N in zip(heads, ranks, by_penalty, by_size, strict=True):
-        yield [head.layer, head.head, rank, *share_W, *share_N]
+    for name, rank, share_W, share_N in zip(names, ranks, by_penalty, by_size, strict=True):
+        head = name.head if isinstance(name, HeadId) else "MLP"
+        yield [name.layer, head, rank, *share_W, *share_N]
 
 
 def _csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

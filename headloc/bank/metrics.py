@@ -16,6 +16,8 @@
     path/size/N/accuracy                the averaged ranking cut at N heads
     path/size/N/accuracy/smallest, /largest   the rankings of single seeds, cut at N heads
 
+Where feed-forward blocks are gated as well, heads here are heads and blocks together.
+
 Figures of the recommended circuit on fresh prompts stand under the names of every run
 (`accuracy/circuit`, `held_out/accuracy/circuit`, `faithfulness`).
 """

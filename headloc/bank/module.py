@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from headloc.bank.running import BankRunner, rows_per_pass
+from headloc.bank.running import KIND, BankRunner, rows_per_pass
 from headloc.bank.settings import Member
 from headloc.gates import HeadGates, PenaltySparsity
 from headloc.lm.frozen import FrozenLM
+from headloc.localizer.microbatch import step_loss
 from headloc.localizer.module import OPEN, GateTraining, OptimizerSettings
 from headloc.objectives import Objective, PromptSet
 from headloc.randomness import torch_generator
@@ -56,8 +58,9 @@ class BankLocalizer(GateTraining):
         self.runner = BankRunner(lm, objective, branched)
         self.gates = nn.ModuleList(copy.deepcopy(gates) for _ in members)
         self.sparsity = nn.ModuleList(PenaltySparsity(member.weight) for member in members)
+        total = objective.components(lm).total
         for member, own in zip(self.members, self.gate_sets, strict=True):
-            own.allocate(lm.layout.total, torch_generator(member.seed, "gates", "init"))
+            own.allocate(total, torch_generator(member.seed, "gates", "init"))
 
     @property
     def gate_sets(self) -> list[HeadGates]:
@@ -80,7 +83,8 @@ class BankLocalizer(GateTraining):
     def training_step(self, rows_B: Tensor, batch_idx: int) -> Tensor:
         """Return the sum of the gate sets' losses on some rows of the training prompts."""
         gates_BGA = self._sample(len(rows_B))
-        task_G = self.runner.losses(self.train_prompts, rows_B, gates_BGA)
+        loss = partial(self.runner.losses, self.train_prompts)
+        task_G = step_loss(loss, rows_B, gates_BGA, self.lm.passes, self.share)
         pairs = zip(self.controls, self.gate_sets, strict=True)
         term_G = torch.stack([control.term(own, self.progress) for control, own in pairs])
         if self._logs_now():
@@ -90,12 +94,14 @@ class BankLocalizer(GateTraining):
     def validation_step(self, rows_B: Tensor, batch_idx: int) -> None:
         """Score selection prompts under the test-time gates of all gate sets."""
         values_GA = self.values()
-        for part_B in rows_B.split(rows_per_pass(len(values_GA))):
-            logits_BGJV = self.runner.logits(self.selection_prompts, part_B, values_GA)
-            target_BJ = self.selection_prompts.batch.rows(part_B).target_BJ
+
+        def update(own_B: Tensor) -> None:
+            logits_BGJV = self.runner.logits(self.selection_prompts, own_B, values_GA)
+            target_BJ = self.selection_prompts.batch.rows(own_B).target_BJ
             for own_BJV in logits_BGJV.unbind(1):
                 self.validation_accuracy.update(own_BJV, target_BJ)
-        self.log("val/accuracy", self.validation_accuracy, prog_bar=True)
+
+        self._validate(rows_B, update, KIND, rows_per_pass(len(values_GA)))
 
     def on_validation_epoch_end(self) -> None:
         """Log how many heads are open on average."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from headloc.bank.chart import SHOWN
-from headloc.reporting.rows import all_heads
+from headloc.reporting.feed_forward import all_components
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +37,7 @@ def draw_path(result: Localization) -> Figure:
     figure.suptitle(f"sparsity path: {caption(result.circuit)}", x=0.01, ha="left", fontsize=11)
     left, right = figure.subplots(1, 2, width_ratios=(2.2, 1))
     _curve(left, path)
-    _stability(right, path, [str(head) for head in all_heads(result.circuit.model)])
+    _stability(right, path, [str(head) for head in all_components(result.circuit)])
     for axes in (left, right):
         quiet_axes(axes)
     return figure

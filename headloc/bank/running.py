@@ -12,7 +12,6 @@ prompts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,12 +19,17 @@ from torch import Tensor
 from headloc.evaluation.metrics import answered_correctly
 from headloc.lm.batch import RowIndex
 from headloc.lm.frozen import FrozenLM
+from headloc.lm.passes import in_passes
+from headloc.localizer.microbatch import differentiated
 from headloc.localizer.selection import as_gates
 from headloc.objectives import Objective, PromptSet
 from headloc.objectives.prompts import Progress, chunks
 
 _LANES = 4096
 """Rows times branches of a pass that needs no gradient; bounds the logits that are held at once."""
+
+KIND = "several gate sets"
+"""Passes of one kind need about the same memory per row (`headloc.lm.passes`)."""
 
 _SETS = 32
 """Gate sets of a pass that needs no gradient."""
@@ -78,7 +82,7 @@ class BankRunner:
             sets: flat head indices.
             progress: called with (sets scored, in all).
         """
-        total = self.lm.layout.total
+        total = self.objective.components(self.lm).total
         found: list[float] = []
         for part in chunks(len(sets), _SETS):
             gates_GA = torch.stack([as_gates(list(chosen), total) for chosen in sets[part]])
@@ -90,11 +94,15 @@ class BankRunner:
     def _correct(self, prompts: PromptSet, gates_GA: Tensor) -> Tensor:
         """Return the share of prompts that each gate set answers correctly, [G]."""
         correct_G = torch.zeros(len(gates_GA), dtype=torch.float64)
-        for rows in chunks(len(prompts), rows_per_pass(len(gates_GA))):
+
+        def run(rows: slice) -> None:
             logits_BGJV = self.logits(prompts, rows, gates_GA)
             target_BJ = prompts.batch.rows(rows).target_BJ
             hits = [answered_correctly(own, target_BJ).sum() for own in logits_BGJV.unbind(1)]
-            correct_G += torch.stack(hits).cpu()
+            correct_G.add_(torch.stack(hits).cpu())
+
+        most = rows_per_pass(len(gates_GA))
+        in_passes(self.lm.passes, KIND, len(prompts), run, most=most)
         return correct_G / len(prompts)
 
     def _pass(self, prompts: PromptSet, rows: RowIndex, gates_BA: Tensor) -> Tensor:
@@ -102,23 +110,9 @@ class BankRunner:
         leaf_BA = gates_BA.detach().requires_grad_()
         loss = self.objective.loss(self.lm, prompts, rows, leaf_BA)
         (gradient_BA,) = torch.autograd.grad(loss, leaf_BA)
-        return _Differentiated.apply(gates_BA, loss.detach(), gradient_BA)
+        return differentiated(gates_BA, loss.detach(), gradient_BA)
 
 
 def rows_per_pass(gate_sets: int) -> int:
     """Return how many rows of so many gate sets run together where no gradient is needed."""
     return max(1, _LANES // gate_sets)
-
-
-class _Differentiated(torch.autograd.Function):
-    """A loss whose gradient to the gates is known already."""
-
-    @staticmethod
-    def forward(ctx: Any, gates_BA: Tensor, loss: Tensor, gradient_BA: Tensor) -> Tensor:
-        ctx.save_for_backward(gradient_BA)
-        return loss.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
-        (gradient_BA,) = ctx.saved_tensors
-        return upstream[0] * gradient_BA, None, None

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -24,6 +25,8 @@ from headloc.errors import HeadlocError
 from headloc.evaluation.metrics import AnswerAccuracy
 from headloc.gates import HeadGates, SparsityControl, TargetSparsity
 from headloc.lm.frozen import FrozenLM
+from headloc.lm.passes import in_passes
+from headloc.localizer.microbatch import Share, step_loss
 from headloc.objectives import Objective, PromptSet
 from headloc.randomness import torch_generator
 
@@ -162,6 +165,24 @@ class GateTraining(L.LightningModule, ABC):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
+    @property
+    def share(self) -> Share:
+        """The rows of a step that this process runs."""
+        trainer = self._trainer
+        return Share() if trainer is None else Share(trainer.global_rank, trainer.world_size)
+
+    def _validate(
+        self,
+        rows_B: Tensor,
+        update: Callable[[Tensor], None],
+        kind: str = "evaluation",
+        most: int | None = None,
+    ) -> None:
+        """Let `update` score the rows of this process, in passes of at most `most` rows."""
+        own_B = rows_B[self.share.of(len(rows_B))]
+        in_passes(self.lm.passes, kind, len(own_B), lambda part: update(own_B[part]), most=most)
+        self.log("val/accuracy", self.validation_accuracy, prog_bar=True)
+
     def _logs_now(self) -> bool:
         """Every few steps, and at the end of an epoch, so that no curve has an epoch missing."""
         every = max(1, int(self.trainer.log_every_n_steps))
@@ -177,8 +198,9 @@ class GateTraining(L.LightningModule, ABC):
             "gates/open_expected": expected.mean(),
             "gates/open_sampled": (gates_SA.detach() > 0).sum(1).float().mean(),
         }
-        self.log_dict(figures, batch_size=len(gates_SA))
-        self.log("loss", figures["train/task_loss"], prog_bar=True, logger=False)
+        # The task loss is that of the rows of this process.
+        self.log_dict(figures, batch_size=len(gates_SA), sync_dist=True)
+        self.log("loss", figures["train/task_loss"], prog_bar=True, logger=False, sync_dist=True)
 
 
 class HeadLocalizer(GateTraining):
@@ -208,8 +230,9 @@ class HeadLocalizer(GateTraining):
     ) -> None:
         super().__init__(lm, objective, train_prompts, selection_prompts, optimizer)
         self.gates, self.sparsity, self.seed = gates, sparsity, seed
-        sparsity.begin(lm.layout.total)
-        gates.allocate(lm.layout.total, torch_generator(seed, "gates", "init"))
+        total = objective.components(lm).total
+        sparsity.begin(total)
+        gates.allocate(total, torch_generator(seed, "gates", "init"))
 
     @property
     def gate_sets(self) -> list[HeadGates]:
@@ -233,7 +256,8 @@ class HeadLocalizer(GateTraining):
         """Return the loss of some rows of the training prompts under freshly sampled gates."""
         generator = torch_generator(self.seed, "gates", f"step-{self.global_step}")
         gates_BA = self.gates.sample(len(rows_B), generator)
-        task_loss = self.objective.loss(self.lm, self.train_prompts, rows_B, gates_BA)
+        loss = partial(self.objective.loss, self.lm, self.train_prompts)
+        task_loss = step_loss(loss, rows_B, gates_BA, self.lm.passes, self.share)
         term = self.sparsity.term(self.gates, self.progress)
         if self._logs_now():
             self._log_step(task_loss, term, gates_BA)
@@ -242,13 +266,14 @@ class HeadLocalizer(GateTraining):
 
     def validation_step(self, rows_B: Tensor, batch_idx: int) -> None:
         """Score selection prompts under the test-time gates."""
-        logits_BJV = self.objective.logits(
-            self.lm, self.selection_prompts, rows_B, self.gates.values()
-        )
-        self.validation_accuracy.update(
-            logits_BJV, self.selection_prompts.batch.rows(rows_B).target_BJ
-        )
-        self.log("val/accuracy", self.validation_accuracy, prog_bar=True)
+        values_A = self.gates.values()
+
+        def update(own_B: Tensor) -> None:
+            logits_BJV = self.objective.logits(self.lm, self.selection_prompts, own_B, values_A)
+            target_BJ = self.selection_prompts.batch.rows(own_B).target_BJ
+            self.validation_accuracy.update(logits_BJV, target_BJ)
+
+        self._validate(rows_B, update)
 
     def on_validation_epoch_end(self) -> None:
         """Log how many heads are open."""

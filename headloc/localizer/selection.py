@@ -1,9 +1,8 @@
 """From gates to a set of heads (METHODS 3.4).
 
     threshold    gates above a fixed value
-    elbow        sort the gates above 1e-6, normalise rank and value to [0, 1], cut at the point
-    that
-                 lies farthest from the diagonal y = 1 - x
+    elbow        sort the gates above 1e-6 and behind them one of the closed ones, normalise rank
+                 and value to [0, 1], cut at the point farthest from the diagonal y = 1 - x
     largest_gap  cut at the largest drop between consecutive sorted gates (ties: fewest heads)
     mass         fewest heads that hold a share of the sum of the gates
     top_n        a fixed number of heads
@@ -62,6 +61,10 @@ class Selection:
     def begin(self, heads: int) -> None:
         """Check the settings against a model of `heads` heads, before any work is done."""
 
+    def most_evaluations(self, heads: int) -> int:
+        """Return how many head sets of a model of `heads` heads are scored at most."""
+        return 0
+
     def describe(self) -> dict[str, object]:
         """Return the rule and its settings."""
         return {"rule": self.name, **vars(self)}
@@ -90,11 +93,14 @@ class Elbow(Selection):
     def select(self, ranking: Ranking, accuracy: AccuracyOf, full: float) -> list[int]:
         """Return the heads up to the point farthest from the diagonal."""
         order, value = _sorted_gates(ranking)
-        if len(order) < 3:
+        if len(order) < len(ranking.gates):
+            # Closed heads are where the curve ends; one stands for all of them, else a run that
+            # closes all heads but the right ones would have them cut among themselves.
+            value = torch.cat([value, value.new_zeros(1)])
+        if len(value) < 3 or float(value[0] - value[-1]) <= _NOTHING:
             return sorted(order)
-        rank = torch.linspace(0, 1, len(order), dtype=torch.float64)
-        span = (value[0] - value[-1]).clamp(min=1e-12)
-        height = (value - value[-1]) / span
+        rank = torch.linspace(0, 1, len(value), dtype=torch.float64)
+        height = (value - value[-1]) / (value[0] - value[-1])
         below_diagonal = (1 - rank) - height
         bend = int(below_diagonal.abs().argmax())
         # A point below the diagonal is the first of the flat tail, one above it the last of the
@@ -149,7 +155,8 @@ class TopN(Selection):
         """Refuse more heads than the model has."""
         if self.heads > heads:
             raise HeadlocError(
-                f"selection.heads={self.heads} is more than the {heads} heads of the model. "
+                f"selection.heads={self.heads} is more than the {heads} heads (and gated "
+                "feed-forward blocks) of the model. "
                 f"Ask for at most {heads}."
             )
 
@@ -182,10 +189,21 @@ class Kept(Selection):
 
         size, previous = 0, -1
         while size < len(order) and not holds(size):
-            size, previous = min(size + 1 + size // 32, len(order)), size
+            size, previous = min(_next(size), len(order)), size
         # Strides above one occur beyond 32 heads only; look into the last one.
         smaller = (inside for inside in range(previous + 1, size) if holds(inside))
         return sorted(order[: next(smaller, size)])
+
+    def most_evaluations(self, heads: int) -> int:
+        """Return the sizes of all strides, and those inside the last."""
+        strides, size, stride = 0, 0, 1
+        while size < heads:
+            strides, stride, size = strides + 1, _next(size) - size, _next(size)
+        return strides + stride - 1
+
+
+def _next(size: int) -> int:
+    return size + 1 + size // 32
 
 
 class Auto(Selection):

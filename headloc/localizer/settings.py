@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from headloc.errors import HeadlocError
+from headloc.errors import HeadlocError, suggest
+
+PLACES = ("auto", "device", "host", "none")
+"""Where prefix caches can be kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +21,7 @@ class DataSettings:
         held_out_prompts: fresh prompts of held-out tasks for the verdict.
         mean_prompts: prompts that mean off-values are estimated on.
         batch_size: prompts per training step.
+        cache: where prefix caches are kept: auto, device, host or none (`headloc.lm.keeping`).
     """
 
     train_prompts: int = 1024
@@ -26,9 +30,16 @@ class DataSettings:
     held_out_prompts: int = 512
     mean_prompts: int = 500
     batch_size: int = 64
+    cache: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.cache not in PLACES:
+            raise HeadlocError(
+                f"data.cache={self.cache!r} is unknown. {suggest(str(self.cache), PLACES)}"
+            )
         for field in fields(self):
+            if field.name == "cache":
+                continue
             value = getattr(self, field.name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise HeadlocError(f"data.{field.name}={value!r} must be a whole number above 0.")

@@ -41,6 +41,24 @@ def test_the_elbow_cuts_at_the_bend() -> None:
     assert Elbow().select(Ranking(gates, gates), never, 1.0) in ([0, 1, 2, 3], [0, 1, 2])
 
 
+def test_the_elbow_keeps_what_is_left_when_all_other_gates_are_closed() -> None:
+    for left in ([1.0, 1.0, 1.0], [0.72, 0.71, 0.55], [1.0, 0.9], [0.4]):
+        gates = torch.tensor([0.0, *left, 0.0, 0.0])
+        expected = list(range(1, 1 + len(left)))
+        assert Elbow().select(Ranking(gates, gates), never, 1.0) == expected
+    # Nothing is closed and nothing bends: there is nothing to cut.
+    equal = Ranking(torch.full((5,), 0.7), torch.ones(5))
+    assert Elbow().select(equal, never, 1.0) == [0, 1, 2, 3, 4]
+
+
+def test_a_closed_head_behind_a_long_tail_does_not_move_the_elbow() -> None:
+    tail = 0.3 * torch.linspace(1, 0.001, 200) ** 3
+    gates = torch.cat([torch.linspace(1.0, 0.7, 33), tail])
+    closed = torch.cat([gates, torch.zeros(800)])
+    found = Elbow().select(Ranking(closed, closed), never, 1.0)
+    assert found == Elbow().select(Ranking(gates, gates), never, 1.0)
+
+
 def test_ties_in_the_gap_take_the_fewest_heads() -> None:
     gates = torch.tensor([1.0, 0.5, 0.0, 0.0])
     assert LargestGap().select(Ranking(gates, gates), never, 1.0) == [0]
@@ -92,3 +110,18 @@ def test_more_heads_than_the_model_has_are_refused() -> None:
 def test_settings_out_of_range_are_refused(rule: type[Selection], options: dict) -> None:
     with pytest.raises(HeadlocError):
         rule(**options)
+
+
+@pytest.mark.parametrize("heads", [1, 5, 48, 144])
+def test_a_search_for_the_size_takes_no_more_than_it_announces(heads: int) -> None:
+    counts = []
+    for aim in range(heads + 2):
+        calls: list[int] = []
+
+        def accuracy(gates: torch.Tensor, aim: int = aim, calls: list[int] = calls) -> float:
+            calls.append(int(gates.sum()))
+            return float(gates.sum() >= aim)
+
+        Kept(1.0).select(Ranking(torch.ones(heads), torch.rand(heads)), accuracy, 1.0)
+        counts.append(len(calls))
+    assert 0 < max(counts) <= Kept(1.0).most_evaluations(heads)
