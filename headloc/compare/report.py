@@ -1,0 +1,71 @@
+"""The report of a comparison: one HTML file that opens anywhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from headloc.compare.picture import draw
+from headloc.compare.printed import HEADER, LEGEND, about, cells, verdict
+from headloc.compare.records import summaries
+from headloc.compare.run import Comparison
+from headloc.files import write_text
+
+if TYPE_CHECKING:
+    from headloc.lm.frozen import FrozenLM
+
+_TEMPLATE = "methods_report.html.j2"
+
+
+def write_report(found: Comparison, lm: FrozenLM, task: str, config_yaml: str, path: Path) -> None:
+    """Write the report.
+
+    Args:
+        found: the comparison.
+        lm: the model.
+        task: name of the task family.
+        config_yaml: the resolved configuration as text.
+        path: the HTML file.
+    """
+    from headloc.reporting.page import render
+    from headloc.reporting.text import model_name
+    from headloc.reporting.versions import package_versions
+
+    parts = []
+    for result in found.results:
+        rows = summaries(found, result)
+        parts.append(
+            {
+                "off_value": result.off_value,
+                "about": about(found, result),
+                "verdict": verdict(found, result, rows),
+                "rows": [cells(row) for row in rows],
+            }
+        )
+    context = {
+        "methods": len(found.results[0].found),
+        "model": model_name(lm.source.to_dict()),
+        "task": task,
+        "picture": _picture(found),
+        "parts": parts,
+        "header": HEADER,
+        "legend": LEGEND,
+        "versions": package_versions(),
+        "config": config_yaml,
+    }
+    write_text(path, render(_TEMPLATE, context))
+
+
+def _picture(found: Comparison) -> object:
+    """Return the picture as an SVG element, without what only a file of its own needs."""
+    from markupsafe import Markup
+    from matplotlib import rc_context
+
+    from headloc.reporting.pictures import STYLE, rendered
+
+    with rc_context(STYLE):
+        text = rendered(draw(found), "svg").decode()
+    element = text[text.index("<svg") :]
+    # Drawn from figures alone; names of methods are glyphs in it, not text.
+    return Markup(re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL))
