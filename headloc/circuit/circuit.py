@@ -4,11 +4,14 @@ A circuit names a set of heads of one model, the gates behind the choice, the in
 which the set was found, and where all of it came from.  It is saved as a folder that needs neither
 the run nor the task to be read again:
 
-    circuit.json       heads, provenance, metrics        (`schema_version` 1)
-    gates.safetensors  gates [A], scores [A], and the off-values of the closed heads
+    circuit.json       heads, provenance, metrics        (`schema_version` 1; 2 with `mlps`)
+    gates.safetensors  gates [A], scores [A], and the off-values of what is closed
     README.md          a model card for people and for a model hub
 
-Shapes: A heads in flat order (`HeadLayout`).
+Where feed-forward blocks were gated as well, circuit.json lists those that stay on (`mlps`) and all
+that were gated (`mlp_layers`), and gates.safetensors holds `mlp_gates` [M] and `mlp_scores` [M].
+
+Shapes: A heads in flat order (`HeadLayout`), M gated feed-forward blocks.
 """
 
 from __future__ import annotations
@@ -20,22 +23,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headloc import __version__
+from headloc.circuit.checking import SCHEMA_VERSION, checked
+from headloc.circuit.feed_forward import FeedForward
+from headloc.circuit.sharing import HubMethods
+from headloc.components import Components
 from headloc.errors import CircuitError, HeadlocError
 from headloc.files import jsonable, read_json, write_folder, write_json, write_text
 from headloc.heads import HeadId
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
     from headloc.lm.frozen import FrozenLM
 
-SCHEMA_VERSION = 1
-_REQUIRED = {"schema_version", "heads", "model", "objective", "task", "seed"}
 _LARGEST_JSON = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Circuit:
+class Circuit(HubMethods):
     """A set of attention heads with its provenance.
 
     Attributes:
@@ -49,6 +55,7 @@ class Circuit:
         seed: seed of the run.
         metrics: flat figures of the run's verdict.
         tensors: further tensors of the intervention (off-values), by name.
+        feed_forward: the feed-forward part, or None where these blocks were not gated.
     """
 
     heads: tuple[HeadId, ...]
@@ -61,6 +68,12 @@ class Circuit:
     seed: int
     metrics: Mapping[str, float] = field(default_factory=dict)
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    feed_forward: FeedForward | None = None
+
+    @property
+    def mlps(self) -> tuple[int, ...] | None:
+        """Layers whose feed-forward blocks stay on; None where none was gated, so all stay on."""
+        return None if self.feed_forward is None else self.feed_forward.kept
 
     @property
     def heads_per_layer(self) -> tuple[int, ...]:
@@ -68,7 +81,7 @@ class Circuit:
         return tuple(self.model["heads"])
 
     def check_model(self, lm: FrozenLM) -> None:
-        """Refuse a model whose layers or heads differ.
+        """Refuse a model of another type, or whose layers, heads or gated blocks differ.
 
         Raises:
             CircuitError: naming both.
@@ -80,40 +93,72 @@ class Circuit:
                 f"{_shape(self.heads_per_layer)}; {lm.source.name!r} has {_shape(found)}. "
                 "Load the model that the circuit names."
             )
+        model_type = self.model.get("model_type")
+        if model_type is not None and model_type != lm.source.model_type:
+            raise CircuitError(
+                f"This circuit belongs to {self.model.get('name')!r}, a {model_type} model; "
+                f"{lm.source.name!r} is of type {lm.source.model_type}. Load the model that the "
+                "circuit names."
+            )
+        if self.feed_forward is not None:
+            self.feed_forward.check(tuple(site.layer for site in lm.mlps), lm.source.name)
+
+    def components(self, lm: FrozenLM) -> Components:
+        """Return what the gates of this circuit stand for in a model."""
+        return Components(lm.layout, () if self.feed_forward is None else self.feed_forward.layers)
+
+    def chosen(self, lm: FrozenLM) -> list[int]:
+        """Return the sorted flat indices of the kept heads and feed-forward blocks.
+
+        Raises:
+            CircuitError: when the model has other layers or heads.
+        """
+        self.check_model(lm)
+        return self.components(lm).indices(self.heads, self.mlps or ())
 
     def mask(self, lm: FrozenLM) -> Tensor:
-        """Return gates [A] of one on the circuit's heads and zero elsewhere.
+        """Return gates of one on the circuit and zero elsewhere.
+
+        Returns:
+            [A], or [A + M] where feed-forward blocks were gated.
 
         Raises:
             CircuitError: when the model has other layers or heads.
         """
         import torch
 
-        self.check_model(lm)
-        mask_A = torch.zeros(lm.layout.total)
-        mask_A[lm.layout.indices(self.heads)] = 1.0
+        mask_A = torch.zeros(self.components(lm).total)
+        mask_A[self.chosen(lm)] = 1.0
         return mask_A
 
     @contextmanager
-    def apply(self, lm: FrozenLM) -> Iterator[None]:
-        """Run the model with every head outside the circuit at its off-value.
+    def apply(self, model: FrozenLM | PreTrainedModel, *, answer_tokens: int = 1) -> Iterator[None]:
+        """Run a model with every gated component outside the circuit at its off-value.
 
-        Works with any call of `lm.model`, `generate()` included.  Heads are closed at the positions
-        where the circuit was found: for positions="last" the last column of every pass.
+        Works with any call of the model, `generate()` included.  Components are closed where the
+        circuit was found: for positions="last" at the tokens that predict the answer, which are the
+        last prompt token and, in `generate()`, every new one (`headloc.circuit.answering`).
+
+        Args:
+            model: a causal language model of transformers, in eval mode inside the block and as
+                before behind it; or a FrozenLM, whose `model` is called.
+            answer_tokens: how many last columns of a direct call predict an answer token: 1 for a
+                prompt, J for a prompt and J - 1 tokens of its answer.
 
         Raises:
-            CircuitError: for another model, or for resampled off-values, which need counterfactual
-                prompts and so exist in an evaluation only.
+            CircuitError: for another model, prompts padded on the right, or resampled off-values,
+                which need counterfactual prompts and so exist in an evaluation only.
         """
         from headloc.circuit.application import closed_outside
+        from headloc.circuit.plain_model import located
 
-        with closed_outside(self, lm):
+        with located(model) as lm, closed_outside(self, lm, answer_tokens=answer_tokens):
             yield
 
     def save(self, folder: str | Path) -> Path:
         """Write the circuit's folder; an earlier one is replaced only when all is written."""
         path = Path(folder)
-        write_folder(path, self._fill)
+        write_folder(path, self.write_into)
         return path
 
     @classmethod
@@ -139,8 +184,9 @@ class Circuit:
             data = read_json(path / "circuit.json", "circuit")
         except HeadlocError as error:
             raise CircuitError(str(error)) from None
-        known = _checked(data, path)
-        tensors = read_gates(path / "gates.safetensors", sum(known["model"]["heads"]))
+        known = checked(data, path)
+        blocks = len(known["mlp_layers"]) if "mlps" in known else None
+        tensors = read_gates(path / "gates.safetensors", sum(known["model"]["heads"]), blocks)
         return cls(
             heads=tuple(sorted(HeadId(*pair) for pair in known["heads"])),
             gates=tensors.pop("gates"),
@@ -151,6 +197,7 @@ class Circuit:
             selection=known.get("selection", {}),
             seed=known["seed"],
             metrics=known.get("metrics", {}),
+            feed_forward=None if blocks is None else FeedForward.take(known, tensors),
             tensors=tensors,
         )
 
@@ -158,9 +205,11 @@ class Circuit:
         """Return the content of circuit.json."""
         return jsonable(
             {
-                "schema_version": SCHEMA_VERSION,
+                # Only a reader that knows of feed-forward blocks may read a circuit with them.
+                "schema_version": 1 if self.feed_forward is None else SCHEMA_VERSION,
                 "headloc_version": __version__,
                 "heads": [[head.layer, head.head] for head in sorted(self.heads)],
+                **({} if self.feed_forward is None else self.feed_forward.to_dict()),
                 "model": dict(self.model),
                 "objective": dict(self.objective),
                 "task": dict(self.task),
@@ -170,7 +219,13 @@ class Circuit:
             }
         )
 
-    def _fill(self, folder: Path) -> None:
+    def write_into(self, folder: Path, *, repo_id: str | None = None) -> None:
+        """Write the circuit's files into a folder, one by one.
+
+        Args:
+            folder: where to; it must exist.
+            repo_id: hub repository that the card tells to load it from.
+        """
         from safetensors.torch import save
 
         from headloc.circuit.card import circuit_card
@@ -178,66 +233,11 @@ class Circuit:
 
         write_json(folder / "circuit.json", self.to_dict())
         tensors = {"gates": self.gates, "scores": self.scores, **self.tensors}
+        if self.feed_forward is not None:
+            tensors |= self.feed_forward.to_tensors()
         packed = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
         write_bytes(folder / "gates.safetensors", save(packed, metadata={"format": "pt"}))
-        write_text(folder / "README.md", circuit_card(self))
-
-
-def _checked(data: Any, path: Path) -> dict[str, Any]:
-    """Check the shape of circuit.json, field by field.
-
-    Raises:
-        CircuitError: naming the first field that is wrong.
-    """
-    where = path / "circuit.json"
-
-    def refuse(what: str) -> CircuitError:
-        return CircuitError(f"{where} is not a headloc circuit: {what}.")
-
-    if not isinstance(data, dict):
-        raise refuse("it is not a JSON object")
-    missing = sorted(_REQUIRED - data.keys())
-    if missing:
-        raise refuse(f"it lacks {', '.join(missing)}")
-    version = data["schema_version"]
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
-        raise CircuitError(
-            f"{where} has schema_version {version!r}; this headloc reads up to {SCHEMA_VERSION}. "
-            "Install a newer headloc."
-        )
-    for key in ("model", "objective", "task"):
-        if not isinstance(data[key], dict):
-            raise refuse(f"{key!r} is not an object")
-    counts = data["model"].get("heads")
-    if not _are_counts(counts):
-        raise refuse("model.heads is not a list of head counts per layer")
-    layers = data["model"].get("layer_indices", list(range(len(counts))))
-    if not _are_counts(layers, smallest=0) or len(layers) != len(counts):
-        raise refuse(
-            "model.layer_indices is not a list of one layer index per entry of model.heads"
-        )
-    sizes = dict(zip(layers, counts, strict=True))
-    if not isinstance(data["heads"], list):
-        raise refuse("'heads' is not a list of [layer, head] pairs")
-    seen = set()
-    for pair in data["heads"]:
-        if not _are_counts(pair, smallest=0) or len(pair) != 2:
-            raise refuse(f"{pair!r} in 'heads' is not a [layer, head] pair")
-        if not pair[1] < sizes.get(pair[0], 0):
-            raise refuse(f"the model it names has no head L{pair[0]}H{pair[1]}")
-        if tuple(pair) in seen:
-            raise refuse(f"head L{pair[0]}H{pair[1]} stands in it twice")
-        seen.add(tuple(pair))
-    if not isinstance(data["seed"], int):
-        raise refuse("'seed' is not an integer")
-    return data
-
-
-def _are_counts(value: Any, smallest: int = 1) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(item, int) and not isinstance(item, bool) and smallest <= item <= 10**6
-        for item in value
-    )
+        write_text(folder / "README.md", circuit_card(self, repo_id))
 
 
 def _shape(heads: tuple[int, ...]) -> str:

@@ -14,6 +14,7 @@ from headloc.tasks.family import Split, TaskFamily
 from headloc.tasks.labels import Labels
 from headloc.tasks.multiply_k import MultiplyK
 from headloc.tasks.pairs import Pairs
+from headloc.tasks.prompts import Prompts
 from headloc.tasks.registry import build_task, family_names, option_names, rebuild_task
 from headloc.tasks.subtract_k import SubtractK
 from headloc.tasks.template import (
@@ -37,6 +38,7 @@ __all__ = [
     "Labels",
     "MultiplyK",
     "Pairs",
+    "Prompts",
     "Rendered",
     "Span",
     "SpanKind",

@@ -12,10 +12,11 @@ from headloc.tasks.family import TaskFamily
 from headloc.tasks.labels import Labels
 from headloc.tasks.multiply_k import MultiplyK
 from headloc.tasks.pairs import Pairs
+from headloc.tasks.prompts import Prompts
 from headloc.tasks.subtract_k import SubtractK
 
 _FAMILIES: dict[str, type[TaskFamily]] = {
-    family.name: family for family in (AddK, SubtractK, MultiplyK, Labels, Pairs)
+    family.name: family for family in (AddK, SubtractK, MultiplyK, Labels, Pairs, Prompts)
 }
 
 

@@ -14,6 +14,7 @@ from headloc.circuit.diff import compare, head_frequency, mean_jaccard, spearman
 from headloc.circuit.exports import EXPORTS, export_text
 from headloc.errors import CircuitError, HeadlocError
 from headloc.heads import HeadId
+from tests.localizer.planted import planted_lm
 
 HEADS = 12
 
@@ -182,7 +183,7 @@ def test_exports_have_their_readers_form() -> None:
     headkv = export_text(circuit, "headkv")
     assert headkv.count("\n") == 1
     assert min(score[0] for score in json.loads(headkv).values()) >= 0
-    assert set(EXPORTS) == {"heads", "csv", "mib", "headkv"}
+    assert set(EXPORTS) == {"heads", "function_vectors", "csv", "mib", "headkv"}
 
 
 def test_an_unknown_format_suggests_the_nearest() -> None:
@@ -194,3 +195,22 @@ def test_the_card_keeps_hostile_names_in_their_place(tmp_path: Path) -> None:
     circuit = make(model={"name": "x`\n# evil\n| y", "heads": [4, 4, 4], "model_type": "llama"})
     card = (circuit.save(tmp_path / "c") / "README.md").read_text()
     assert not any(line.startswith("# evil") for line in card.splitlines())
+
+
+@pytest.mark.parametrize("name", ["function_vector", "patch"])
+def test_a_circuit_of_task_means_tells_of_them_and_is_not_applied_in_place(
+    name: str, tmp_path: Path
+) -> None:
+    objective = {"name": name, "off_value": "zero", "layer": None, "site": "attention"}
+    circuit = make(objective=objective, metrics={"accuracy/circuit": 0.5})
+    card = (circuit.save(tmp_path / "c") / "README.md").read_text()
+    assert "None" not in card
+    assert "circuit.apply" not in card
+    assert "headloc evaluate circuit=" in card
+    assert "zero-shot prompts" in card
+    assert ("a third of the depth" in card) == (name == "function_vector")
+    refused = pytest.raises(HeadlocError, match=f"objective={name}.*headloc evaluate")
+    with refused, circuit.apply(planted_lm()):
+        pass
+    in_place = (make().save(tmp_path / "d") / "README.md").read_text()
+    assert "circuit.apply(lm)" in in_place

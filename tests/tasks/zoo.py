@@ -25,9 +25,12 @@ LLAMA3 = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+(?!\
 QWEN = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 
 
-def word_level(words: Sequence[str] = (), *, bos: bool = True) -> PreTrainedTokenizerFast:
-    """Numbers up to 150 and words are single tokens; everything else a character, or unknown."""
-    pieces = [UNK, BOS, EOS, *map(str, range(151)), "->", *words, *(f" {word}" for word in words)]
+def word_level(
+    words: Sequence[str] = (), *, bos: bool = True, largest: int = 150
+) -> PreTrainedTokenizerFast:
+    """Numbers up to `largest` and words are tokens; everything else a character, or unknown."""
+    numbers = map(str, range(largest + 1))
+    pieces = [UNK, BOS, EOS, *numbers, "->", *words, *(f" {word}" for word in words)]
     pieces += list("#: \n")
     vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))
