@@ -1,0 +1,272 @@
+"""The exact top k neurons by log-probability increase, without a vocabulary-wide pass per neuron.
+
+By Jensen's inequality the first-order term of Imp is an upper bound,
+
+    Imp(v) <= logit_w(v) - E_p[logit(v)] = <v, d>,     d = pull(e_w - p)
+
+with p the probabilities of the layer's base.  One matrix-vector product per layer gives the bound
+of every neuron; neurons are rescored exactly from the largest bound down, until the next bound does
+not beat the k-th best score.  What is left out cannot be among the top k, so the answer is that of
+the full computation.  The bound says nothing about decreases.
+
+Shapes: B rows, L layers, N neurons, T source columns (1 for feed-forward neurons), M = N T
+candidates of a layer, S rescored at once, k, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from headloc.errors import HeadlocError
+from headloc.lm.projection import output_weights
+
+from .log_increase import PARTS_PER_PASS, increase
+from .neurons import values_of
+from .stream_reading import StreamReading
+from .unembedding import Readout
+
+if TYPE_CHECKING:
+    from headloc.lm.frozen import FrozenLM
+
+    from .reading import LayerReading
+
+_SLACK = {torch.float64: 1e-11}
+_SLACK_SINGLE = 1e-4
+"""Rounding of a bound, as a share of the largest bound: it is given away, never taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Neurons of one layer: part (n, t) is coefficient * scale * values[n].
+
+    Attributes:
+        layer: index of the decoder layer.
+        base_BD: the stream they are added to.
+        scale_BD: scale behind the block.
+        coefficient_BNT: coefficients.
+        values_ND: subvalues, a view of a weight.
+    """
+
+    layer: int
+    base_BD: Tensor
+    scale_BD: Tensor
+    coefficient_BNT: Tensor
+    values_ND: Tensor
+
+    def parts(self, index_BS: Tensor) -> Tensor:
+        """Return the vectors of some candidates of every row, parts_BSD in float64."""
+        chosen_BS = index_BS // self.coefficient_BNT.shape[2]
+        m_BS = self.coefficient_BNT.flatten(1).gather(1, index_BS)
+        return (
+            self.scale_BD[:, None] * m_BS[..., None].double() * self.values_ND[chosen_BS].double()
+        )
+
+    def bounds(self, direction_BD: Tensor) -> Tensor:
+        """Return <part, d> of every candidate, bound_BM."""
+        d_BD = (self.scale_BD * direction_BD).to(_wide(self.values_ND.dtype))
+        along_BN = d_BD @ self.values_ND.to(d_BD).T
+        return (self.coefficient_BNT.to(along_BN) * along_BN[..., None]).flatten(1)
+
+
+@dataclass(frozen=True, slots=True)
+class TopNeurons:
+    """The k best candidates of every row, best first.
+
+    Attributes:
+        layer_Bk: index of the decoder layer.
+        neuron_Bk: index of the neuron within its layer.
+        column_Bk: source column (0 for feed-forward neurons).
+        score_Bk: exact log-probability increase, in nats.
+        coefficient_Bk: coefficient of the neuron.
+        rescored: candidates that were rescored per row.
+        total: candidates there are per row.
+    """
+
+    layer_Bk: Tensor
+    neuron_Bk: Tensor
+    column_Bk: Tensor
+    score_Bk: Tensor
+    coefficient_Bk: Tensor
+    rescored: int
+    total: int
+
+
+def mlp_candidates(lm: FrozenLM, reading: StreamReading) -> list[Candidates]:
+    """Return the feed-forward neurons of every layer in which they can be told apart."""
+    return [
+        Candidates(layer.layer, layer.middle_BD, layer.mlp_scale_BD,
+                   layer.coefficients_BN[..., None], values_of(lm, layer.neurons)[0])
+        for layer in reading.layers
+        if layer.coefficients_BN is not None
+    ]  # fmt: skip
+
+
+def attention_candidates(
+    lm: FrozenLM, reading: StreamReading, heads: dict[int, LayerReading]
+) -> list[Candidates]:
+    """Return the attention neurons: head h, value dimension i and source column t of every layer.
+
+    Neuron h * d + i has subvalue c W_O[h, i] and coefficient alpha_t v_t[i].
+
+    Args:
+        lm: the frozen model.
+        reading: the stream.
+        heads: attention and values of all heads, by position of the layer.
+    """
+    found = []
+    for layer in reading.layers:
+        if layer.position is None:
+            continue
+        read = heads[layer.position]
+        m_BHdT = (read.attention_BHT[..., None] * read.values_BHTd).transpose(2, 3)
+        values_ND = output_weights(lm, layer.position).flatten(0, 1)
+        found.append(Candidates(layer.layer, layer.input_BD, layer.attention_scale_BD,
+                                m_BHdT.flatten(1, 2), values_ND))  # fmt: skip
+    return found
+
+
+@torch.no_grad()
+def top_neurons(
+    readout: Readout, banks: Sequence[Candidates], k: int, parts_per_pass: int = PARTS_PER_PASS
+) -> TopNeurons:
+    """Return the exact top k over all layers.
+
+    Args:
+        readout: the frozen readout.
+        banks: candidates layer by layer.
+        k: how many, at least 1; all when there are fewer.
+        parts_per_pass: rows of logits held at once.
+
+    Raises:
+        HeadlocError: for k or a chunk below 1, or without candidates.
+    """
+    _check(banks, k, parts_per_pass)
+    bases = [readout.base(bank.base_BD).log_softmax(-1) for bank in banks]
+    bound_BM = torch.cat(
+        [bank.bounds(readout.pull(_gradient(readout, base)))
+         for bank, base in zip(banks, bases, strict=True)], dim=1,
+    )  # fmt: skip
+    rows, total = bound_BM.shape
+    k = min(k, total)
+    sorted_BM, order_BM = bound_BM.sort(dim=1, descending=True)
+    slack = _SLACK.get(bound_BM.dtype, _SLACK_SINGLE) * bound_BM.abs().amax(1).double()
+    step = max(1, parts_per_pass // rows)
+    best_Bk = bound_BM.new_full((rows, k), -torch.inf, dtype=torch.float64)
+    where_Bk = torch.zeros_like(best_Bk, dtype=torch.int64)
+    start = 0
+    while start < total:
+        index_BS = order_BM[:, start : start + step]
+        score_BS = _rescored(readout, banks, bases, index_BS)
+        both = torch.cat([best_Bk, score_BS], 1), torch.cat([where_Bk, index_BS], 1)
+        best_Bk, picked_Bk = both[0].topk(k, dim=1)
+        where_Bk = both[1].gather(1, picked_Bk)
+        start += index_BS.shape[1]
+        if start < total and bool((sorted_BM[:, start] + slack <= best_Bk[:, -1]).all()):
+            break
+    return _named(banks, where_Bk, best_Bk, start, total)
+
+
+@torch.no_grad()
+def every_neuron(
+    readout: Readout, banks: Sequence[Candidates], parts_per_pass: int = PARTS_PER_PASS
+) -> Iterator[tuple[int, slice, Tensor]]:
+    """Yield what every candidate adds to the logits: (bank, candidates, logits_BSV), in order.
+
+    This is the full computation that `top_neurons` avoids.
+    """
+    for number, bank in enumerate(banks):
+        rows, count = bank.coefficient_BNT.flatten(1).shape
+        step = max(1, parts_per_pass // rows)
+        for start in range(0, count, step):
+            part = slice(start, min(start + step, count))
+            index_S = torch.arange(part.start, part.stop, device=bank.base_BD.device)
+            yield number, part, readout.parts(bank.parts(index_S.expand(rows, -1)))
+
+
+@torch.no_grad()
+def full_top_neurons(
+    readout: Readout, banks: Sequence[Candidates], k: int, parts_per_pass: int = PARTS_PER_PASS
+) -> TopNeurons:
+    """Return the same as `top_neurons` by scoring every candidate: for tests and benchmarks."""
+    _check(banks, k, parts_per_pass)
+    bases = [readout.base(bank.base_BD).log_softmax(-1) for bank in banks]
+    score_BM = torch.cat(
+        [increase(readout, bases[number], logits_BSV)
+         for number, _, logits_BSV in every_neuron(readout, banks, parts_per_pass)], dim=1,
+    )  # fmt: skip
+    best_Bk, where_Bk = score_BM.topk(min(k, score_BM.shape[1]), dim=1)
+    return _named(banks, where_Bk, best_Bk, score_BM.shape[1], score_BM.shape[1])
+
+
+def _check(banks: Sequence[Candidates], k: int, parts_per_pass: int) -> None:
+    if k < 1 or parts_per_pass < 1:
+        raise HeadlocError(f"top={k} neurons, {parts_per_pass} at a time: both must be 1 or more.")
+    if not banks:
+        raise HeadlocError("This model has no layer whose neurons can be told apart.")
+
+
+def _gradient(readout: Readout, base_BV: Tensor) -> Tensor:
+    """Return e_w - p, [B, V]."""
+    return (-base_BV.exp()).scatter_add(
+        1, readout.target_B[:, None], torch.ones_like(base_BV[:, :1])
+    )
+
+
+def _rescored(
+    readout: Readout, banks: Sequence[Candidates], bases: Sequence[Tensor], index_BS: Tensor
+) -> Tensor:
+    """Return exact scores of candidates that are numbered through over all layers."""
+    v_BSD = torch.zeros(*index_BS.shape, banks[0].base_BD.shape[1],
+                        dtype=torch.float64, device=index_BS.device)  # fmt: skip
+    owner_BS = torch.zeros_like(index_BS)
+    start = 0
+    for number, bank in enumerate(banks):
+        size = bank.coefficient_BNT[0].numel()
+        mine_BS = (index_BS >= start) & (index_BS < start + size)
+        for row in mine_BS.any(1).nonzero()[:, 0].tolist():
+            local_S = index_BS[row, mine_BS[row]] - start
+            v_BSD[row, mine_BS[row]] = _one_row(bank, row).parts(local_S[None])[0]
+        owner_BS[mine_BS] = number
+        start += size
+    logits_BSV = readout.parts(v_BSD)
+    own_BS = logits_BSV.gather(2, readout.target_B[:, None, None].expand(*index_BS.shape, 1))[
+        ..., 0
+    ]
+    for row in range(len(index_BS)):
+        base_SV = torch.stack([bases[number][row] for number in owner_BS[row].tolist()])
+        logits_BSV[row] += base_SV
+    return own_BS - torch.logsumexp(logits_BSV, dim=-1)
+
+
+def _one_row(bank: Candidates, row: int) -> Candidates:
+    part = slice(row, row + 1)
+    return Candidates(bank.layer, bank.base_BD[part], bank.scale_BD[part],
+                      bank.coefficient_BNT[part], bank.values_ND)  # fmt: skip
+
+
+def _named(
+    banks: Sequence[Candidates], where_Bk: Tensor, best_Bk: Tensor, rescored: int, total: int
+) -> TopNeurons:
+    layer, neuron, column = (torch.zeros_like(where_Bk) for _ in range(3))
+    coefficient = torch.zeros_like(best_Bk)
+    start = 0
+    for bank in banks:
+        m_BM = bank.coefficient_BNT.flatten(1).double()
+        mine = (where_Bk >= start) & (where_Bk < start + m_BM.shape[1])
+        local = (where_Bk - start).clamp(0, m_BM.shape[1] - 1)
+        columns = bank.coefficient_BNT.shape[2]
+        layer = torch.where(mine, bank.layer, layer)
+        neuron = torch.where(mine, local // columns, neuron)
+        column = torch.where(mine, local % columns, column)
+        coefficient = torch.where(mine, m_BM.gather(1, local), coefficient)
+        start += m_BM.shape[1]
+    return TopNeurons(layer, neuron, column, best_Bk, coefficient, rescored, total)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -1,0 +1,174 @@
+"""Parts of the stream sum to the logits on every family; scores telescope; the top k is exact."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from headloc.analysis.log_increase import (
+    head_position_parts,
+    increase,
+    layer_scores,
+    log_probability,
+    part_increase,
+)
+from headloc.analysis.neurons import values_of
+from headloc.analysis.reading import read_heads_of
+from headloc.analysis.stream_reading import StreamReading, read_parts
+from headloc.analysis.top_neurons import (
+    attention_candidates,
+    full_top_neurons,
+    mlp_candidates,
+    top_neurons,
+)
+from headloc.analysis.unembedding import Readout, readout_of
+from headloc.errors import HeadlocError, UnsupportedModelError
+from headloc.lm.batch import TokenBatch
+from headloc.lm.frozen import FrozenLM
+from headloc.lm.projection import output_weights
+from tests.tiny import FAMILIES, hook_count, tiny_batch, tiny_lm, tiny_model
+
+EXPERTS = {"deepseek_v2", "deepseek_v3", "gpt_oss", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe"}
+SINGLE_ONLY = {*EXPERTS, "xglm"}
+"""transformers runs these in single precision only."""
+UNPADDED = {"bloom", "gemma2", "mpt"}
+"""transformers gives NaN for left-padded prompts of these in double precision."""
+CORE = ["llama", "gpt2", "gpt_neox", "gemma2", "falcon_new", "phi3", "granite", "cohere"]
+
+
+def read(lm: FrozenLM, batch: TokenBatch) -> tuple[StreamReading, Readout]:
+    reading = read_parts(lm, batch)
+    return reading, readout_of(lm, reading, batch.target_BJ[:, 0])
+
+
+def batch_for(family: str) -> TokenBatch:
+    return tiny_batch((6, 6, 6)) if family in UNPADDED else tiny_batch()
+
+
+def all_parts(lm: FrozenLM, reading: StreamReading) -> list[Tensor]:
+    """Heads, neurons and biases of all layers, [B, S, D] each; no remainder is measured."""
+    found = []
+    for layer in reading.layers:
+        found.append(layer.heads_BHD)
+        bias = None
+        if layer.position is not None:
+            projection = lm.model.get_submodule(lm.sites[layer.position].projection)
+            bias = getattr(projection, "bias", None)
+        if bias is not None:
+            found.append((layer.attention_scale_BD * bias)[:, None])
+        if layer.coefficients_BN is None:
+            found.append(layer.mlp_BD[:, None])
+            continue
+        values_ND, bias_D = values_of(lm, layer.neurons)
+        weighted_BND = layer.coefficients_BN[..., None] * values_ND.double()
+        found.append(layer.mlp_scale_BD[:, None] * weighted_BND)
+        if bias_D is not None:
+            found.append((layer.mlp_scale_BD * bias_D)[:, None])
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_heads_and_neurons_sum_to_the_logits(family: str, dtype: torch.dtype) -> None:
+    if dtype == torch.float64 and family in SINGLE_ONLY:
+        pytest.skip("transformers runs this family in single precision only")
+    lm = tiny_lm(family, dtype)
+    hooks = hook_count(lm.model)
+    reading, readout = read(lm, batch_for(family))
+    assert hook_count(lm.model) == hooks
+    total_BV = readout.base(reading.embedding_BD)
+    for parts_BSD in all_parts(lm, reading):
+        total_BV = total_BV + readout.parts(parts_BSD).sum(1)
+    gap = (total_BV - reading.logits_BV).abs().max() / reading.logits_BV.abs().max()
+    assert gap < (1e-10 if dtype == torch.float64 else 1e-5)
+    told_apart = [layer.coefficients_BN is not None for layer in reading.layers]
+    assert all(told_apart) or family in EXPERTS
+    for layer in reading.layers:
+        assert (layer.coefficients_BN is None) == bool(layer.neurons.reason)
+        if layer.coefficients_BN is not None:
+            assert layer.mlp_norm is not None
+
+
+@pytest.mark.parametrize("family", CORE)
+def test_block_scores_telescope(family: str) -> None:
+    lm = tiny_lm(family, torch.float64)
+    reading, readout = read(lm, batch_for(family))
+    scores = layer_scores(reading, readout)
+    total_B = scores.embedding_B + scores.attention_BL.sum(1) + scores.mlp_BL.sum(1)
+    model_B = reading.logits_BV.log_softmax(-1).gather(1, readout.target_B[:, None])[:, 0]
+    torch.testing.assert_close(total_B, model_B, rtol=1e-9, atol=1e-9)
+
+
+def test_the_closed_form_is_the_difference_of_log_probabilities_and_below_its_bound() -> None:
+    lm = tiny_lm("gpt2", torch.float64)
+    reading, readout = read(lm, tiny_batch())
+    layer = reading.layers[1]
+    found_BH = part_increase(readout, layer.input_BD, layer.heads_BHD, parts_per_pass=4)
+    start_B = log_probability(readout, layer.input_BD)
+    for head in range(found_BH.shape[1]):
+        moved_B = log_probability(readout, layer.input_BD + layer.heads_BHD[:, head])
+        torch.testing.assert_close(found_BH[:, head], moved_B - start_B, rtol=1e-9, atol=1e-9)
+    base_BV = readout.base(layer.input_BD)
+    p_BV = base_BV.softmax(-1)
+    logits_BSV = readout.parts(layer.heads_BHD)
+    target_BS1 = readout.target_B[:, None, None].expand(*logits_BSV.shape[:2], 1)
+    bound_BS = logits_BSV.gather(2, target_BS1)[..., 0] - (p_BV[:, None] * logits_BSV).sum(-1)
+    assert bool((increase(readout, base_BV, logits_BSV) <= bound_BS + 1e-12).all())
+
+
+@pytest.mark.parametrize("family", CORE)
+@pytest.mark.parametrize("k", [1, 7])
+def test_the_top_neurons_are_those_of_the_full_computation(family: str, k: int) -> None:
+    lm = tiny_lm(family, torch.float64)
+    reading, readout = read(lm, batch_for(family))
+    banks = mlp_candidates(lm, reading)
+    fast = top_neurons(readout, banks, k, parts_per_pass=8)
+    full = full_top_neurons(readout, banks, k)
+    assert torch.equal(fast.layer_Bk, full.layer_Bk)
+    assert torch.equal(fast.neuron_Bk, full.neuron_Bk)
+    torch.testing.assert_close(fast.score_Bk, full.score_Bk, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(fast.coefficient_Bk, full.coefficient_Bk)
+    assert fast.rescored < fast.total == full.total
+    for better, worse in pairwise(fast.score_Bk.unbind(1)):
+        assert bool((better >= worse).all())
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "phi"])
+def test_heads_split_by_source_position_and_attention_neurons(family: str) -> None:
+    lm = tiny_lm(family, torch.float64)
+    batch = tiny_batch((6, 4, 5))
+    reading, readout = read(lm, batch)
+    heads = read_heads_of(lm, batch, list(lm.layout))
+    for layer in reading.layers:
+        assert layer.position is not None
+        read_layer = heads[layer.position]
+        parts_BHTD = head_position_parts(
+            layer, read_layer.attention_BHT, read_layer.values_BHTd,
+            output_weights(lm, layer.position),
+        )  # fmt: skip
+        torch.testing.assert_close(parts_BHTD.sum(2), layer.heads_BHD, rtol=1e-7, atol=1e-9)
+    banks = attention_candidates(lm, reading, heads)
+    for layer, bank in zip(reading.layers, banks, strict=True):
+        index_M = torch.arange(bank.coefficient_BNT[0].numel()).expand(len(batch), -1)
+        whole_BD = bank.parts(index_M).sum(1)
+        torch.testing.assert_close(whole_BD, layer.heads_BHD.sum(1), rtol=1e-7, atol=1e-9)
+    fast, full = top_neurons(readout, banks, 5, 8), full_top_neurons(readout, banks, 5)
+    assert torch.equal(fast.neuron_Bk, full.neuron_Bk)
+    assert torch.equal(fast.column_Bk, full.column_Bk)
+
+
+def test_what_does_not_add_up_is_refused() -> None:
+    # This OPT normalises the stream itself behind every block.
+    post_norm = FrozenLM(tiny_model("opt", do_layer_norm_before=False))
+    with pytest.raises(UnsupportedModelError, match="norm on the stream itself"):
+        read_parts(post_norm, tiny_batch())
+    lm = tiny_lm("mixtral")
+    reading, readout = read(lm, tiny_batch())
+    assert reading.layers[0].neurons.reason == "it is a mixture of experts"
+    with pytest.raises(HeadlocError, match="no layer whose neurons"):
+        top_neurons(readout, mlp_candidates(lm, reading), 3)
+    with pytest.raises(HeadlocError, match="1 or more"):
+        top_neurons(readout, mlp_candidates(lm, reading), 0)

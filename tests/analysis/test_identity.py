@@ -1,0 +1,232 @@
+"""The aggregation and extraction identity on every attention layout, in float64."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+
+from headloc.analysis.identity import both_sides, extraction_map, frozen_output_scale
+from headloc.analysis.linear import principal_angles, random_basis
+from headloc.analysis.prompting import Edit, edit_heads
+from headloc.analysis.reading import LayerReading, prompt_only, read_chunks, read_heads_of
+from headloc.analysis.value_maps import ValueMap, value_maps
+from headloc.errors import UnsupportedModelError
+from headloc.heads import HeadId
+from headloc.lm.batch import TokenBatch
+from headloc.lm.frozen import FrozenLM
+from headloc.lm.projection import output_weights
+from headloc.lm.taps import read_heads
+from tests.tiny import FAMILIES, tiny_batch, tiny_lm, tiny_model
+
+# transformers computes these in float64 with NaN on left padding, or not at all.
+UNPADDED = ("bloom", "gemma2", "mpt")
+# These compute positions or attention in float32, so that two passes agree no better than that.
+LOOSE = ("codegen", "deepseek_v2", "gpt_neo", "gptj", "mpt")
+SINGLE = ("xglm",)
+MIXED = ("deepseek_v2", "deepseek_v3", "gpt_oss", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
+
+
+@cache
+def float64_lm(family: str) -> FrozenLM:
+    if family in SINGLE:
+        return tiny_lm(family)
+    if family not in MIXED:
+        lm = tiny_lm(family, torch.float64)
+    else:
+        model = tiny_model(family, dtype=torch.float64)
+        # The fused kernels of expert layers take no float64.
+        model.set_experts_implementation("eager")
+        for layer in model.model.layers:
+            norm = getattr(layer.self_attn, "kv_a_layernorm", None)
+            if norm is not None:
+                # transformers takes this norm in float32, which is not what is tested.
+                exact = torch.nn.RMSNorm(len(norm.weight), eps=1e-6, dtype=torch.float64)
+                exact.load_state_dict(norm.state_dict())
+                layer.self_attn.kv_a_layernorm = exact
+        lm = FrozenLM(model)
+    if family in (*UNPADDED, *LOOSE):
+        lm.__dict__["_prefix_is_exact"] = True
+    return lm
+
+
+def batch_for(family: str) -> TokenBatch:
+    return tiny_batch((9, 9, 9)) if family in UNPADDED else tiny_batch((5, 11, 1, 8))
+
+
+def read(family: str) -> tuple[FrozenLM, dict[int, LayerReading], dict[int, ValueMap], TokenBatch]:
+    lm, batch = float64_lm(family), batch_for(family)
+    found = read_heads_of(lm, batch, list(lm.layout), inputs=True)
+    return lm, found, value_maps(lm, list(found)), batch
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_identity_holds_on_every_attention_layout(family: str) -> None:
+    lm, readings, maps, batch = read(family)
+    tolerance = 2e-5 if family in SINGLE else 1e-10
+    drawn = torch.Generator().manual_seed(0)
+    for position, reading in readings.items():
+        layer, values = lm.layout.layers[position], maps[position]
+        assert reading.inputs_BTD is not None
+        n_BTD, scale_BT = reading.inputs_BTD.double(), values.scale(reading.inputs_BTD).double()
+        weight_HdD = output_weights(lm, position).double()
+        real_BT = prompt_only(batch).mask_BT.bool()
+        for row, head in enumerate(reading.heads):
+            weight_dD = weight_HdD[head]
+            basis_Dr = random_basis(torch.eye(lm.width, dtype=torch.float64), 3, drawn)
+            found = extraction_map(values, head, layer.heads, weight_dD, basis_Dr)
+            left, right = both_sides(reading, row, found, scale_BT, weight_dD @ basis_Dr)
+            assert (left - right).abs().max() < tolerance
+            attention_BT = reading.attention_BHT[:, row].double()
+            assert (attention_BT * ~real_BT).abs().max() < tolerance
+            # Projected on the extraction subspace nothing changes, without it nothing is left.
+            inside = found.basis_Dr @ found.basis_Dr.T
+            kept = found.aggregated(n_BTD @ inside, scale_BT, attention_BT)
+            lost = found.aggregated(n_BTD - n_BTD @ inside, scale_BT, attention_BT)
+            bias = (attention_BT * scale_BT).sum(1, keepdim=True) * found.constant_r
+            assert (kept - right).abs().max() < 1e-10
+            assert (lost - bias).abs().max() < 1e-10
+            # Another subspace of that size does change it.
+            other = random_basis(torch.eye(lm.width, dtype=torch.float64), 3, drawn)
+            changed = found.aggregated(n_BTD @ other @ other.T, scale_BT, attention_BT)
+            assert (changed - right).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_sum_over_tokens_is_what_a_plain_forward_gives(family: str) -> None:
+    lm, readings, _, batch = read(family)
+    with read_heads(lm, columns=slice(-1, None)) as plain:
+        lm.logits(prompt_only(batch))
+    tolerance = 1e-4 if family in (*SINGLE, *LOOSE) else 1e-9
+    for position, reading in readings.items():
+        summed = torch.einsum("bht,bhtd->bhd", reading.attention_BHT, reading.values_BHTd)
+        gap = (summed - plain.z[position][:, 0]).abs().max()
+        assert gap < tolerance
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3", "gemma3", "mistral", "phi3", "opt"])
+def test_attention_is_that_of_the_eager_maps(family: str) -> None:
+    model = tiny_model(family)
+    lm, batch = FrozenLM(model), tiny_batch((5, 11, 7, 8))
+    found = read_heads_of(lm, batch, list(lm.layout))
+    plain = prompt_only(batch)
+    model.set_attn_implementation("eager")
+    options = {"position_ids": plain.position_ids_BT} if lm.takes_positions else {}
+    with torch.no_grad():
+        maps = model(input_ids=plain.ids_BT, attention_mask=plain.mask_BT, output_attentions=True,
+                     use_cache=False, **options).attentions  # fmt: skip
+    for position, reading in found.items():
+        torch.testing.assert_close(
+            reading.attention_BHT, maps[position][:, :, -1], atol=2e-5, rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3", "olmo2", "glm4"])
+def test_a_norm_behind_the_attention_is_one_frozen_scale(family: str) -> None:
+    lm = float64_lm(family)
+    batch = prompt_only(batch_for(family))
+    positions = list(range(len(lm.layout.layers)))
+    outputs: list[Tensor] = []
+    norm = lm.model.get_submodule(f"{lm.sites[1].block}." + (
+        "post_self_attn_layernorm" if family == "glm4" else "post_attention_layernorm"
+    ))  # fmt: skip
+    handle = norm.register_forward_hook(lambda module, args, output: outputs.append(output))
+    with frozen_output_scale(lm, positions) as scales, read_heads(lm) as reading:
+        lm.logits(batch)
+    handle.remove()
+    assert set(scales) == set(positions)
+    weight_HdD = output_weights(lm, 1)
+    parts = torch.einsum("bthd,hdm->bthm", reading.z[1], weight_HdD)
+    added = (scales[1][:, :, None] * parts).sum(2)
+    real = batch.mask_BT.bool()
+    torch.testing.assert_close(added[real], outputs[0][real], atol=1e-10, rtol=1e-10)
+
+
+def test_families_without_such_a_norm_have_no_scale() -> None:
+    lm = float64_lm("llama")
+    with frozen_output_scale(lm, [0, 1]) as scales:
+        lm.logits(prompt_only(tiny_batch()))
+    assert scales == {}
+
+
+def test_a_head_built_by_hand_reads_the_subspace_it_was_given() -> None:
+    """V reads two known directions, W_O writes them to two known others."""
+    model = tiny_model("llama_mha", dtype=torch.float64)
+    read_D2 = random_basis(torch.eye(32, dtype=torch.float64), 2, torch.Generator().manual_seed(1))
+    written_D2 = random_basis(
+        torch.eye(32, dtype=torch.float64), 2, torch.Generator().manual_seed(2)
+    )
+    attention = model.model.layers[1].self_attn
+    with torch.no_grad():
+        attention.v_proj.weight[16:24] = 0
+        attention.v_proj.weight[16:18] = read_D2.T
+        attention.o_proj.weight[:, 16:24] = 0
+        attention.o_proj.weight[:, 16:18] = written_D2
+    lm = FrozenLM(model)
+    weight_dD = output_weights(lm, 1)[2]
+    found = extraction_map(value_maps(lm, [1])[1], 2, 4, weight_dD, written_D2)
+    assert found.basis_Dr.shape == (32, 2)
+    assert principal_angles(found.basis_Dr, read_D2).max() < 1e-6
+    one = extraction_map(value_maps(lm, [1])[1], 2, 4, weight_dD, written_D2[:, :1])
+    assert principal_angles(one.basis_Dr, read_D2[:, :1]).max() < 1e-6
+
+
+def test_chunks_of_any_size_read_the_same_and_no_pass_is_larger() -> None:
+    lm, batch = tiny_lm("qwen3"), tiny_batch((5, 9, 3, 7, 9, 4, 8))
+    rows: list[int] = []
+    handle = lm.model.register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    heads = [HeadId(0, 1), HeadId(1, 3)]
+    whole = read_heads_of(lm, batch, heads)
+    rows.clear()
+    parts = list(read_chunks(lm, batch, heads, rows_per_pass=3))
+    handle.remove()
+    assert max(rows) == 3
+    assert [part.stop - part.start for part, _ in parts] == [3, 3, 1]
+    for position, reading in whole.items():
+        assert reading.attention_BHT.shape == (7, 1, 9)
+        for name in ("z_BHd", "attention_BHT", "values_BHTd"):
+            joined = torch.cat([getattr(found[position], name) for _, found in parts])
+            torch.testing.assert_close(joined, getattr(reading, name), atol=1e-5, rtol=1e-4)
+
+
+def test_what_cannot_be_read_is_refused_with_the_reason() -> None:
+    clipped = tiny_model("olmo")
+    clipped.config.clip_qkv = 1.0
+    with pytest.raises(UnsupportedModelError, match="clip_qkv"):
+        value_maps(FrozenLM(clipped), [0])
+    model = tiny_model("llama")
+    lm = FrozenLM(model)
+    wrong = model.model.layers[0].self_attn
+    forward = wrong.v_proj.forward
+    wrong.v_proj.forward = lambda x: forward(x) ** 2
+    with pytest.raises(UnsupportedModelError, match="not the affine function"):
+        value_maps(lm, [0])
+    lm = FrozenLM(tiny_model("llama"))
+    gate = lm.model.model.layers[1].self_attn.o_proj
+    handle = gate.register_forward_pre_hook(lambda module, args: (args[0] * 0.5 + 0.1,))
+    with pytest.raises(UnsupportedModelError, match="more than weigh their values"):
+        read_heads_of(lm, tiny_batch(), [HeadId(1, 0)])
+    handle.remove()
+    lm.__dict__["_prefix_is_exact"] = False
+    with pytest.raises(UnsupportedModelError, match="cannot be reused"):
+        read_heads_of(lm, tiny_batch(), [HeadId(1, 0)])
+
+
+def test_an_edit_does_what_it_says_and_nothing_else() -> None:
+    lm, batch = tiny_lm("llama"), prompt_only(tiny_batch())
+    matrix = torch.randn(8, 8, dtype=torch.float64)
+    shift = torch.randn(len(batch), 8, dtype=torch.float64)
+    edits = {HeadId(0, 2): Edit(matrix, shift), HeadId(1, 1): Edit(None, shift[0])}
+    with read_heads(lm) as before:
+        lm.logits(batch)
+    with edit_heads(lm, edits, slice(-1, None)), read_heads(lm) as after:
+        lm.logits(batch)
+    expected = before.z[0][:, -1, 2].double() @ matrix + shift
+    torch.testing.assert_close(after.z[0][:, -1, 2].double(), expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(after.z[0][:, :-1], before.z[0][:, :-1])
+    others = [0, 1, 3]
+    assert torch.equal(after.z[0][:, :, others], before.z[0][:, :, others])
