@@ -10,6 +10,9 @@ from headloc.references.reference import Quantity, Reference
 
 NOT_APPLICABLE = "not applicable"
 MISSING = "missing"
+UNMEASURED = "not measured by this run"
+REFINED = "refinement/"
+"""First part of the metrics that a refinement measures (`references/refined.py`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,7 @@ class ComparisonRow:
         measured: the run's figure, None where the run did not measure it.
         low: lower end of its 95 % interval.
         high: upper end.
+        n: number of prompts behind it.
         note: how the two compare, or why they cannot be compared.
         meaning: what the figure says.
         source: section of METHODS and how the figure was read.
@@ -34,6 +38,7 @@ class ComparisonRow:
     low: float | None
     high: float | None
     note: str
+    n: int | None = None
     meaning: str = ""
     source: str = ""
     metric: str | None = None
@@ -99,6 +104,7 @@ def compare(
     selected: Collection[HeadId] = (),
     ranking: Sequence[HeadId] = (),
     changes: Sequence[str] = (),
+    unrefined: str = UNMEASURED,
 ) -> Comparison:
     """Put a run beside a reference.
 
@@ -109,9 +115,12 @@ def compare(
         selected: heads that the run selected.
         ranking: all heads of the model by falling score.
         changes: settings that were changed from the experiment.
+        unrefined: what to say of figures of a refinement that are not among the metrics.
     """
     same = reference.published and _same_model(model, reference.model)
-    rows = tuple(_row(quantity, metrics, reference, same) for quantity in reference.quantities)
+    rows = tuple(
+        _row(quantity, metrics, reference, same, unrefined) for quantity in reference.quantities
+    )
     heads = None
     if same and reference.main_heads and ranking:
         heads = _overlap(reference.main_heads, selected, ranking)
@@ -124,17 +133,26 @@ def _same_model(run: str, published: str) -> bool:
 
 
 def _row(
-    quantity: Quantity, metrics: Mapping[str, float], reference: Reference, same: bool
+    quantity: Quantity,
+    metrics: Mapping[str, float],
+    reference: Reference,
+    same: bool,
+    unrefined: str,
 ) -> ComparisonRow:
     key = quantity.metric
     found = None if key is None else metrics.get(key)
+    size = metrics.get(f"{key}/n")
+    note = _note(quantity, metrics, reference, same)
+    if found is None:
+        note = unrefined if (key or "").startswith(REFINED) else UNMEASURED
     return ComparisonRow(
         quantity=quantity.name,
         published=_published(quantity, reference),
         measured=found,
         low=None if found is None else metrics.get(f"{key}/low"),
         high=None if found is None else metrics.get(f"{key}/high"),
-        note=_note(quantity, metrics, reference, same),
+        note=note,
+        n=None if size is None else int(size),
         meaning=quantity.meaning,
         source=quantity.section + (f", {quantity.read}" if quantity.read else ""),
         metric=key,
@@ -148,9 +166,7 @@ def _published(quantity: Quantity, reference: Reference) -> str:
 def _note(
     quantity: Quantity, metrics: Mapping[str, float], reference: Reference, same: bool
 ) -> str:
-    if quantity.metric is None or quantity.metric not in metrics:
-        return "not measured by this run"
-    if not reference.published:
+    if not reference.published or quantity.metric not in metrics:
         return ""
     if not same:
         return f"published for {reference.model}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from headloc.objectives import InPlace, PromptSet
-from headloc.objectives.prompts import encode_examples
+from headloc.objectives.prompts import Progress, encode_examples
 from headloc.randomness import stream
 from headloc.refinement.injection import Insertion, known_tasks, with_stream
 
@@ -50,6 +50,7 @@ def make_contexts(
     seed: int,
     use: str,
     shuffle: bool = True,
+    progress: Progress | None = None,
 ) -> Contexts:
     """Encode examples in every context and run what does not depend on the condition.
 
@@ -62,17 +63,18 @@ def make_contexts(
         seed: seed of the run.
         use: name of the random stream for the shuffles.
         shuffle: whether to make the shuffled context.
+        progress: called with (rows cached, rows in all) of one context after the other.
 
     Raises:
         TaskError: when an example's labels cannot be shuffled.
     """
-    zero_shot = objective.prompt_set(lm, task, examples, seed=seed, use=use)
-    few_shot = in_place.prompt_set(lm, task, examples, seed=seed, use=use)
+    zero_shot = objective.prompt_set(lm, task, examples, seed=seed, use=use, progress=progress)
+    few_shot = in_place.prompt_set(lm, task, examples, seed=seed, use=use, progress=progress)
     shuffled = None
     if shuffle:
         rng = stream(seed, use, "shuffled")
         changed = [task.shuffled(example, rng) for example in examples]
-        shuffled = _injectable(lm, task, objective, changed, zero_shot)
+        shuffled = _injectable(lm, task, objective, changed, zero_shot, progress)
     return Contexts(zero_shot, few_shot, shuffled)
 
 
@@ -82,16 +84,19 @@ def _injectable(
     objective: FunctionVector,
     examples: Sequence[Example],
     zero_shot: PromptSet,
+    progress: Progress | None,
 ) -> PromptSet:
     """Return few-shot prompts that vectors can be added to."""
     encoded, batch = encode_examples(lm, examples, task.template)
-    cached = lm.supports_prefix_cache and batch.prompt_columns > 1
+    prefix = lm.kept_prefix(batch, progress=progress)
     prompts = PromptSet(
         examples=tuple(examples),
         encoded=encoded,
         batch=batch,
-        prefix=lm.prefix(batch) if cached else None,
+        prefix=prefix,
         task_rows=known_tasks(zero_shot),
     )
     # Without a prefix every column would have to be kept; full passes are the simpler fallback.
-    return with_stream(lm, prompts, Insertion.of(objective, lm).layer) if cached else prompts
+    if prefix is None:
+        return prompts
+    return with_stream(lm, prompts, Insertion.of(objective, lm).layer)

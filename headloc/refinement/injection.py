@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headloc.errors import HeadlocError
+from headloc.evaluation.many import pairs_that_fit
 from headloc.evaluation.metrics import answered_correctly
 from headloc.lm.partial import reading_stream, starting_at, supports_partial
+from headloc.lm.passes import in_passes
 from headloc.lm.stream import StreamSite, add_to_stream
 from headloc.objectives.prompts import Progress, PromptSet, chunks
 
@@ -30,8 +32,10 @@ if TYPE_CHECKING:
     from headloc.lm.frozen import FrozenLM
     from headloc.objectives import FunctionVector
 
-ROWS_PER_PASS = 512
-"""(setting, prompt) pairs of a pass."""
+ROWS_PER_PASS = 2048
+"""(setting, prompt) pairs of a pass, unless their logits would be too many."""
+
+_KIND = "added vectors"
 
 VectorOf = Callable[[Tensor, Tensor], Tensor]
 """(setting_B, task row_B) -> the vector of every row, vector_BD."""
@@ -126,17 +130,23 @@ def score_vectors(
 
     Returns:
         correct_SN: whether the whole answer was right.
+
+    Raises:
+        HeadlocError: when `rows_per_pass` is not positive, or the prompts do not know their tasks.
     """
     total, n = settings * len(prompts), len(prompts)
     task_rows = known_tasks(prompts)
-    found = []
-    for part in chunks(total, rows_per_pass):
+    if rows_per_pass < 1:
+        raise HeadlocError(f"rows_per_pass is {rows_per_pass}; give at least 1.")
+
+    def one_pass(part: slice) -> Tensor:
         flat_B = torch.arange(part.start, part.stop, device=prompts.device)
         row_B = flat_B % n
         vector_BD = vector_of(flat_B // n, task_rows[row_B])
         logits_BJV = insertion.logits(lm, prompts, row_B, vector_BD)
-        found.append(answered_correctly(logits_BJV, prompts.batch.target_BJ[row_B]))
-        if progress is not None:
-            progress(part.stop, total)
+        return answered_correctly(logits_BJV, prompts.batch.target_BJ[row_B])
+
+    most = pairs_that_fit(lm, prompts.batch.target_BJ.shape[1], rows_per_pass)
+    found = in_passes(lm.passes, _KIND, total, one_pass, most=most, progress=progress)
     # Moved to the processor once, so that an accelerator never waits between passes.
     return torch.cat(found).view(settings, n).cpu().numpy()

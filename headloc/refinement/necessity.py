@@ -3,7 +3,7 @@
 The controls of the main heads are drawn from the other selected heads, as published (METHODS 3.6),
 where those are enough for different sets, and otherwise from all other heads.
 
-Shapes: N prompts, A heads.
+Shapes: N prompts, A heads, R random sets.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from math import comb
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from headloc.evaluation.many import score_many
 from headloc.evaluation.scoring import score
 from headloc.randomness import stream
 from headloc.refinement.contexts import Contexts
@@ -34,7 +36,7 @@ def necessity_rows(scorer: Scorer, contexts: Contexts, sets: HeadSets) -> list[R
             continue
         row_key = f"without_random_{key}"
         drawn = random_sets(pool, len(heads), scorer.random_sets, scorer.seed, row_key)
-        correct = np.stack([ablated(scorer, contexts, chosen) for chosen in drawn])
+        correct = ablated_many(scorer, contexts, drawn)
         label = f"at mean: {len(heads)} random {name}"
         rows.append(Row(row_key, label, "few_shot", correct, len(heads)))
     return rows
@@ -59,11 +61,25 @@ def ablation_row(
 
 def ablated(scorer: Scorer, contexts: Contexts, heads: Sequence[int] | None) -> NDArray[np.bool_]:
     """Return correct_N of few-shot prompts with some heads at their mean; None: untouched."""
-    gates_A = None
-    if heads is not None:
-        gates_A = torch.ones(scorer.lm.layout.total)
-        gates_A[list(heads)] = 0.0
+    gates_A = None if heads is None else _closing(scorer, heads)
     return score(scorer.in_place, scorer.lm, contexts.few_shot, gates_A).correct
+
+
+def ablated_many(
+    scorer: Scorer, contexts: Contexts, sets: Sequence[Sequence[int]]
+) -> NDArray[np.bool_]:
+    """Return correct_RN of few-shot prompts with the heads of each of R sets at their mean."""
+    gates_RA = torch.stack([_closing(scorer, heads) for heads in sets])
+    many = score_many(scorer.in_place, scorer.lm, contexts.few_shot, gates_RA)
+    found: NDArray[np.bool_] = many.correct_GN.numpy()
+    return found
+
+
+def _closing(scorer: Scorer, heads: Sequence[int]) -> Tensor:
+    """Return gates [A] that close some heads."""
+    gates_A = torch.ones(scorer.lm.layout.total)
+    gates_A[list(heads)] = 0.0
+    return gates_A
 
 
 def random_sets(pool: Sequence[int], size: int, sets: int, seed: int, use: str) -> list[list[int]]:

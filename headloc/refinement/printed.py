@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from headloc.refinement.rows import Difference
 
 SPLITS = {"seen": "tasks trained on", "held_out": "held-out tasks"}
-_CONTEXTS = {
+CONTEXTS = {
     "few_shot": "few-shot prompts",
     "zero_shot": "zero-shot prompts",
     "shuffled": "few-shot, labels shuffled",
@@ -62,7 +62,7 @@ def verdict(result: Refinement) -> Table:
     tables = list(result.tables.values())
     names = [f"{SPLITS[name]}\nn = {len(t.contexts)}" for name, t in result.tables.items()]
     table = _table("accuracy [95 % interval]", *names, justify="left")
-    for context, title in _CONTEXTS.items():
+    for context, title in CONTEXTS.items():
         keys = [row.key for row in tables[0].rows if row.context == context]
         if keys:
             table.add_row(title)

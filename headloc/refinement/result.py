@@ -51,12 +51,24 @@ class Refinement:
     seed: int
 
 
-def check_refinable(objective: Mapping[str, object], heads: Sequence[HeadId]) -> None:
-    """Refuse a circuit that has nothing to scan.
+def check_refinable(
+    objective: Mapping[str, object], heads: Sequence[HeadId], mlps: Sequence[int] | None = None
+) -> None:
+    """Refuse a circuit that has nothing to scan, or that heads alone do not make up.
 
     Raises:
-        CircuitError: for another objective than the function vector, or for no heads.
+        CircuitError: for another objective than the function vector, for no heads, or for kept
+            feed-forward blocks.
     """
+    if mlps or (mlps is not None and objective.get("off_value") != "zero"):
+        # A block reads what the heads before it wrote, so its task mean already holds theirs:
+        # beside it no dose of a head would measure what that head carries.
+        raise CircuitError(
+            "The function vector of this circuit sums means of feed-forward blocks (kept: layers "
+            f"{', '.join(map(str, mlps)) or 'none, all at their mean'}). They hold what the heads "
+            "wrote, so a dose scan could not tell what a head carries by itself. Localize with "
+            "gates.mlps=false to refine heads."
+        )
     name = objective.get("name")
     if name != FunctionVector.name:
         raise CircuitError(

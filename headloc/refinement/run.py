@@ -161,9 +161,9 @@ class _Work:
         """Return the prompts that choices are made on, and their few-shot accuracy."""
         rng = stream(self.seed, "selection", "refine")
         examples = self.task.draw(self.settings.scan_prompts, rng, split="train", items="fit")
-        with self.ledger.counting(self.lm, "prompts"), self.stages("prompts of the scan"):
+        with self.ledger.counting(self.lm, "prompts"), self.stages("prompts of the scan") as do:
             prompts = self.objective.prompt_set(
-                self.lm, self.task, examples, seed=self.seed, use="selection-refine"
+                self.lm, self.task, examples, seed=self.seed, use="selection-refine", progress=do
             )
             clean = score(self.objective, self.lm, prompts, None).accuracy
         batch = (prompts.reference or prompts).batch
@@ -257,6 +257,7 @@ class _Work:
                 seed=self.seed,
                 use=f"test-{split}",
                 shuffle=self.settings.aie_prompts > 0,
+                progress=progress,
             )
             return score_split(scorer, contexts, sets, progress)
 

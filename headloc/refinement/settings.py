@@ -30,7 +30,7 @@ class RefineSettings:
     aie_prompts: int = 25
     mean_prompts: int = 500
     random_sets: int = 20
-    rows_per_pass: int = 512
+    rows_per_pass: int = 2048
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -5,7 +5,7 @@
     scaled  v_k = c zbar_k[h] + sum_{other selected heads} mean[h] + ...         (METHODS 3.5)
 
 Heads outside the selected set stay at the objective's off-value: absent for off_value=zero, which
-is the published form, and their cross-task mean for off_value=mean.  All contributions are
+is the published form, and a mean otherwise.  All contributions are
 z[l,h] W_O[l,h], already in the width of the stream.
 
 Shapes: K tasks, A heads in flat order, S selected heads, D model width.
@@ -50,10 +50,12 @@ class HeadVectors:
         """
         if objective.means is None:
             raise HeadlocError("The task means are missing: call prepare() first.")
-        own_KAD = objective.means.contributions(lm).float()
+        # Of a circuit that keeps no feed-forward block, these are absent from the sum.
+        own_KAD = objective.means.contributions(lm).float()[:, : lm.layout.total]
         rows = objective.means.index(objective.train_tasks).to(own_KAD.device)
         mean_AD = own_KAD[rows].mean(0)
-        off_AD = mean_AD if objective.off_value == "mean" else torch.zeros_like(mean_AD)
+        off = objective.off_contributions
+        off_AD = torch.zeros_like(mean_AD) if off is None else off[: lm.layout.total]
         return cls(own_KAD, mean_AD, off_AD)
 
     def fill(self, selected: Sequence[int]) -> Tensor:

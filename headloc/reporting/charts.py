@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from headloc.reporting.feed_forward import MlpRow
 from headloc.reporting.figures import AccuracyRow, Figure
-from headloc.reporting.picture_training import PANELS, curves
+from headloc.reporting.geometry import ACCURACIES, Frame, Tick, points, whole_ticks
+from headloc.reporting.picture_training import curves
+from headloc.reporting.picture_training import panels as shown_panels
 from headloc.reporting.rows import HeadRow
 
 if TYPE_CHECKING:
@@ -27,14 +30,6 @@ class Cell:
     opacity: float
     selected: bool
     title: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """A place on an axis and its label."""
-
-    at: float
-    label: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +89,21 @@ class Panel:
 
 
 LEFT, TOP = 34.0, 8.0
-_PLOT = (44.0, 10.0, 306.0, 160.0)
-"""Left, top, right and bottom of a panel's plot."""
+_PLOT = Frame(44.0, 10.0, 306.0, 160.0)
+"""The plot of a panel."""
 
 ROW, CHART_LEFT, CHART_WIDTH = 40.0, 200.0, 720.0
 _RIGHT = 24.0
 
 
-def head_map(rows: Sequence[HeadRow]) -> HeadMap:
-    """Lay the heads out, one line per layer that has any."""
-    layers = sorted({row.head.layer for row in rows})
+def head_map(rows: Sequence[HeadRow], blocks: Sequence[MlpRow] = ()) -> HeadMap:
+    """Lay the heads out, one line per layer that has any.
+
+    Args:
+        rows: every head.
+        blocks: the gated feed-forward blocks, which get a column of their own.
+    """
+    layers = sorted({row.head.layer for row in rows} | {row.block.layer for row in blocks})
     wide = max(row.head.head for row in rows) + 1
     side = min(44.0, max(9.0, 680.0 / wide))
     line = {layer: i for i, layer in enumerate(layers)}
@@ -117,15 +117,27 @@ def head_map(rows: Sequence[HeadRow]) -> HeadMap:
         )
         for row in rows
     )
+    aside = LEFT + side * wide + 8
+    cells += tuple(
+        Cell(
+            aside,
+            TOP + side * line[row.block.layer],
+            round(min(1.0, max(0.0, row.gate)), 3),
+            row.selected,
+            row.title,
+        )
+        for row in blocks
+    )
+    mlp = (Tick(aside + max(side, 28.0) / 2, "MLP"),) if blocks else ()
     bottom = TOP + side * len(layers)
     every = max(1, math.ceil(16 / side))
     return HeadMap(
-        LEFT + side * wide + 8,
+        aside + (max(side, 28.0) + 4 if blocks else 0),
         bottom + 36,
         side,
         cells,
         tuple(Tick(TOP + side * (line[i] + 0.5), str(i)) for i in layers if not line[i] % every),
-        tuple(Tick(LEFT + side * (i + 0.5), str(i)) for i in range(0, wide, max(1, every))),
+        tuple(Tick(LEFT + side * (i + 0.5), str(i)) for i in range(0, wide, max(1, every))) + mlp,
     )
 
 
@@ -151,7 +163,7 @@ def accuracy_chart(rows: Sequence[AccuracyRow]) -> AccuracyChart:
         CHART_WIDTH,
         ROW * len(rows) + 26,
         tuple(Tick(ROW * (i + 0.5), row.label) for i, row in enumerate(rows)),
-        tuple(Tick(_scaled(value), f"{value:g}") for value in (0, 0.25, 0.5, 0.75, 1.0)),
+        tuple(Tick(_scaled(value), f"{value:g}") for value in ACCURACIES),
         tuple(series),
     )
 
@@ -177,53 +189,35 @@ def _scaled(share: float) -> float:
 
 def training_panels(result: Localization) -> list[Panel]:
     """Lay the training curves out, one panel per kind of figure."""
-    panels = []
-    for title, names in PANELS.items():
+    laid_out = []
+    for title, names in shown_panels(result).items():
         lines = {name: points for name, points in curves(result, names).items() if points}
         values = [value for points in lines.values() for _, value in points]
         if not values:
             continue
         last = max(epoch for points in lines.values() for epoch, _ in points)
-        steps = [0.0, 0.25, 0.5, 0.75, 1.0] if title.startswith("accuracy") else _steps(max(values))
-        panels.append(
+        steps = ACCURACIES if title.startswith("accuracy") else _steps(max(values))
+        laid_out.append(
             Panel(
                 title,
-                tuple(Tick(_x(epoch, last), str(epoch)) for epoch in _epochs(last)),
-                tuple(Tick(_y(value, steps[-1]), f"{value:g}") for value in steps),
+                tuple(Tick(_x(epoch, last), str(epoch)) for epoch in whole_ticks(1, last)),
+                tuple(Tick(_PLOT.y(value, steps[-1]), f"{value:g}") for value in steps),
                 tuple(_curve(name, points, last, steps[-1]) for name, points in lines.items()),
             )
         )
-    return panels
+    return laid_out
 
 
-def _curve(name: str, points: Sequence[tuple[int, float]], last: int, top: float) -> Curve:
-    places = [(_x(epoch, last), _y(value, top)) for epoch, value in points]
-    return Curve(
-        name,
-        " ".join(f"{x:g},{y:g}" for x, y in places),
-        places[-1],
-        f"{points[-1][1]:.3g}",
-    )
+def _curve(name: str, values: Sequence[tuple[int, float]], last: int, top: float) -> Curve:
+    places = [(_x(epoch, last), _PLOT.y(value, top)) for epoch, value in values]
+    return Curve(name, points(places), places[-1], f"{values[-1][1]:.3g}")
 
 
 def _x(epoch: int, last: int) -> float:
-    left, _, right, _ = _PLOT
-    return round(left + (right - left) * ((epoch - 1) / (last - 1) if last > 1 else 0.5), 2)
+    return _PLOT.x((epoch - 1) / (last - 1) if last > 1 else 0.5)
 
 
-def _y(value: float, top: float) -> float:
-    _, high, _, low = _PLOT
-    return round(low - (low - high) * min(1.0, max(0.0, value / top)), 2)
-
-
-def _epochs(last: int) -> list[int]:
-    """Return about five round epochs, the first and the last among them."""
-    every = max(1, math.ceil(last / 5))
-    inner = [epoch for epoch in range(every, last, every) if epoch > 1 and last - epoch > every / 2]
-    return sorted({1, *inner, last})
-
-
-def _steps(largest: float) -> list[float]:
+def _steps(largest: float) -> Sequence[float]:
     """Return round values from 0 to just above `largest`."""
     if largest <= 0:
         return [0.0, 1.0]

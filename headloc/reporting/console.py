@@ -1,18 +1,20 @@
 """What the command line shows: stages and training on stderr, results on stdout.
 
-On a terminal every long step has a bar; elsewhere it has a line at its start and one at its end.
+On a terminal every long step has a bar with the time left; elsewhere it has a line at its start and
+one at its end, and every now and then one that says how far it is and how long it still takes.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+from headloc.reporting.estimate import TimeLeft
 from headloc.reporting.text import escaped, visible
 
 if TYPE_CHECKING:
@@ -28,21 +30,63 @@ if TYPE_CHECKING:
 _LABEL = 15
 """Width of the label of a line."""
 
+LINE_SECONDS = 15.0
+"""Time between two lines about the same step."""
+
+
+class ProgressLines:
+    """How far a step is, a line every now and then.
+
+    Args:
+        name: name of the step.
+        note: writes a line.
+        clock: seconds that only move forwards.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        note: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._name, self._note, self._clock = name, note, clock
+        self._estimate = TimeLeft(clock)
+        self._last = clock()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Take down how far the step is, and say so when it has been silent for a while."""
+        self._estimate.report(done, total)
+        if done >= total or self._clock() - self._last < LINE_SECONDS:
+            return
+        self._last = self._clock()
+        left = self._estimate.text()
+        share = f"{done / max(1, total):.0%}"
+        self._note(f"  {self._name}: {share}{', ' if left else ''}{left}")
+
 
 class Console:
-    """Shows a run; makes its streams anew for every line, so that redirections are followed."""
+    """Shows a run; makes its streams anew for every line, so that redirections are followed.
+
+    Args:
+        quiet: show nothing at all: another process of the run speaks.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Progress]:
         """Show a long step by its name; yields a function that takes (done, in all)."""
         start = time.monotonic()
-        if self._err.is_terminal:
+        if self._quiet:
+            yield _unseen
+        elif self._err.is_terminal:
             with self._bar(name) as progress:
                 yield progress
             self._err.print(f"[dim]{name}  {time.monotonic() - start:.1f} s[/dim]", highlight=False)
         else:
             self.note(f"{name} ...")
-            yield _unseen
+            yield ProgressLines(name, self.note)
             self.note(f"{name}: {time.monotonic() - start:.1f} s")
 
     def callbacks(self, trainer_options: dict[str, Any]) -> list[L.Callback]:
@@ -60,6 +104,8 @@ class Console:
         if not trainer_options.get("enable_progress_bar", True):
             return []
         trainer_options["enable_progress_bar"] = False
+        if self._quiet:
+            return []
         console = self._err
         return [TrainingBar(console) if console.is_terminal else TrainingLines(self.note)]
 
@@ -99,11 +145,13 @@ class Console:
 
     def say(self, text: str) -> None:
         """Print a line to stdout, never wrapped."""
-        _line(self._out, text)
+        if not self._quiet:
+            _line(self._out, text)
 
     def note(self, text: str) -> None:
         """Print a line to stderr, never wrapped."""
-        _line(self._err, text)
+        if not self._quiet:
+            _line(self._err, text)
 
     def _lines(self, pairs: list[tuple[str, str]]) -> None:
         for label, text in pairs:
@@ -124,22 +172,23 @@ class Console:
     @contextmanager
     def _bar(self, name: str) -> Iterator[Progress]:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-        from rich.progress import TimeRemainingColumn as Remaining
 
+        estimate = TimeLeft()
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[share]:>4}"),
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
-            Remaining(),
         )
         with Progress(*columns, console=self._err, transient=True) as bar:
             task = bar.add_task(name, total=None, share="", left="")
 
             def progress(done: int, total: int) -> None:
                 share = f"{done / max(1, total):.0%}"
-                bar.update(task, completed=done, total=total, share=share, left="left")
+                estimate.report(done, total)
+                left = estimate.text()
+                bar.update(task, completed=done, total=total, share=share, left=left)
 
             yield progress
 

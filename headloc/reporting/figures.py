@@ -5,28 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from headloc.reporting.conditions import labels
 from headloc.reporting.text import duration, percent, plural
-
-CONDITIONS = {
-    "full": "full model",
-    "circuit": "circuit alone",
-    "without_circuit": "without the circuit",
-    "random": "random heads",
-    "random_layers": "random, same layers",
-    "off": "every head off",
-}
-"""Conditions of the verdict in the words of the tables."""
-
-MEANINGS = {
-    "full": "the model as it is",
-    "circuit": "all other heads switched off: is the circuit sufficient?",
-    "without_circuit": "only the circuit switched off: is it necessary?",
-    "random": "as many heads, drawn at random: is it better than chance?",
-    "random_layers": "drawn at random with as many heads in every layer: do the heads matter, "
-    "or only their layers?",
-    "off": "what is left without any head at the gated positions",
-}
-"""The question that each condition answers."""
 
 SPLITS = {"": "tasks trained on", "held_out/": "held-out tasks"}
 """Prefix of the metrics of a split, and its name."""
@@ -99,10 +79,10 @@ def figure(metrics: Mapping[str, float], key: str) -> Figure | None:
 
 
 def accuracy_rows(metrics: Mapping[str, float]) -> list[AccuracyRow]:
-    """Return the accuracies that flat metrics hold, in the order of `CONDITIONS`."""
+    """Return the accuracies that flat metrics hold, in the order of the conditions."""
     rows = [
         AccuracyRow(name, label, tuple(figure(metrics, f"{s}accuracy/{name}") for s in SPLITS))
-        for name, label in CONDITIONS.items()
+        for name, label in labels(metrics).items()
     ]
     return [row for row in rows if any(row.figures)]
 
@@ -117,6 +97,7 @@ def facts(metrics: Mapping[str, float]) -> list[Fact]:
     """Return what else there is to say of a run, one line each."""
     found = [
         _heads(metrics),
+        _mlps(metrics),
         _kept(metrics),
         _faithfulness(metrics),
         _stability(metrics),
@@ -148,6 +129,16 @@ def _heads(metrics: Mapping[str, float]) -> Fact | None:
     if "heads/requested" in metrics:
         text += f", requested {metrics['heads/requested']:.0f}"
     return Fact("heads", text)
+
+
+def _mlps(metrics: Mapping[str, float]) -> Fact | None:
+    if "mlps/count" not in metrics:
+        return None
+    count, total = metrics["mlps/count"], metrics["mlps/total"]
+    text = f"{count:.0f} of {total:.0f} feed-forward blocks ({percent(count / total)})"
+    if "gates/requested" in metrics:
+        text += f"; heads and blocks requested {metrics['gates/requested']:.0f}"
+    return Fact("FFNs", text)
 
 
 def _kept(metrics: Mapping[str, float]) -> Fact | None:

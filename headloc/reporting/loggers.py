@@ -52,13 +52,20 @@ class RunLogger:
             Console().note(f"W&B recorded the run offline; upload it with: wandb sync {place}")
 
 
-def open_logger(options: Mapping[str, Any], folder: Path, settings: Mapping[str, Any]) -> RunLogger:
+def open_logger(
+    options: Mapping[str, Any],
+    folder: Path,
+    settings: Mapping[str, Any],
+    *,
+    job_type: str = "localize",
+) -> RunLogger:
     """Open the logger that the `logger` group describes.
 
     Args:
         options: the group: `kind`, and for W&B `project`, `name`, `group`, `tags`.
         folder: the output folder of the run.
         settings: the whole resolved configuration.
+        job_type: what W&B calls the kind of the run.
 
     Raises:
         HeadlocError: for an unknown kind.
@@ -68,7 +75,7 @@ def open_logger(options: Mapping[str, Any], folder: Path, settings: Mapping[str,
         raise HeadlocError(f"logger.kind={kind!r} is unknown. {suggest(kind, _KINDS)}")
     if kind == "none":
         return RunLogger(False)
-    run = _start_wandb(options, folder, settings) if kind == "wandb" else None
+    run = _start_wandb(options, folder, settings, job_type) if kind == "wandb" else None
     if run is None:
         return RunLogger(_csv_logger(folder))
     from lightning.pytorch.loggers import WandbLogger
@@ -76,12 +83,14 @@ def open_logger(options: Mapping[str, Any], folder: Path, settings: Mapping[str,
     return RunLogger(WandbLogger(experiment=run, save_dir=str(folder), log_model=False), run)
 
 
-def _start_wandb(options: Mapping[str, Any], folder: Path, settings: Mapping[str, Any]) -> Any:
+def _start_wandb(
+    options: Mapping[str, Any], folder: Path, settings: Mapping[str, Any], job_type: str
+) -> Any:
     """Start a W&B run, online where that is wanted and works, else offline; None if neither."""
     mode = _mode()
     if mode == "disabled":
         return None
-    start = _starter(options, folder, settings)
+    start = _starter(options, folder, settings, job_type)
     try:
         if mode == "online":
             return start("online")
@@ -97,7 +106,7 @@ def _start_wandb(options: Mapping[str, Any], folder: Path, settings: Mapping[str
 
 
 def _starter(
-    options: Mapping[str, Any], folder: Path, settings: Mapping[str, Any]
+    options: Mapping[str, Any], folder: Path, settings: Mapping[str, Any], job_type: str
 ) -> Callable[[Literal["online", "offline"]], Any]:
     def start(mode: Literal["online", "offline"]) -> Any:
         import wandb
@@ -113,7 +122,7 @@ def _starter(
             name=options.get("name"),
             group=options.get("group"),
             tags=list(options.get("tags") or ()),
-            job_type="localize",
+            job_type=job_type,
             config=_config(settings),
             reinit="create_new",
             settings=wandb.Settings(

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from headloc.evaluation.conditions import APART
+
 if TYPE_CHECKING:
     from headloc.evaluation.verdict import SplitVerdict
     from headloc.lm.frozen import FrozenLM
@@ -73,7 +75,8 @@ def _split_rows(
     split: str, verdict: SplitVerdict, decode: Callable[[Sequence[int]], str]
 ) -> Iterator[OutcomeRow]:
     prompts = verdict.prompts
-    scored = {name: verdict.outcomes[name][0] for name in SCORED if verdict.outcomes.get(name, ())}
+    single = (*SCORED, *APART)
+    scored = {name: verdict.outcomes[name][0] for name in single if verdict.outcomes.get(name, ())}
     for index, (example, encoded) in enumerate(zip(prompts.examples, prompts.encoded, strict=True)):
         tokens = max(1, len(encoded.prompt.answer_ids))
         yield OutcomeRow(

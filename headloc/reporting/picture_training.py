@@ -33,9 +33,16 @@ def draw_training(result: Localization) -> Figure:
 
     figure = Figure(figsize=(10.5, 3.3), layout="constrained")
     figure.suptitle(f"training: {caption(result.circuit)}", x=0.01, ha="left", fontsize=11)
-    for axes, (title, names) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
+    shown = panels(result)
+    for axes, (title, names) in zip(figure.subplots(1, len(shown)), shown.items(), strict=True):
         _panel(axes, title, curves(result, names))
     return figure
+
+
+def panels(result: Localization) -> dict[str, Mapping[str, str]]:
+    """Return the curves by panel; open gates count feed-forward blocks where these are gated."""
+    more = "" if result.circuit.feed_forward is None else " and feed-forward blocks"
+    return {f"{title}{more if title == 'open heads' else ''}": c for title, c in PANELS.items()}
 
 
 def curves(result: Localization, names: Mapping[str, str]) -> dict[str, list[tuple[int, float]]]:

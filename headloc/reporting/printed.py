@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from headloc.reporting.feed_forward import counted, mlp_rows
 from headloc.reporting.figures import SPLITS, accuracy_rows, facts, split_sizes
 from headloc.reporting.rows import HeadRow, head_rows, ranked
 from headloc.reporting.text import model_name, one_line, percent, plural, task_name, visible
@@ -22,11 +23,7 @@ SHOWN = 40
 
 def title(circuit: Circuit) -> str:
     """Return the first line: how many heads of which model for which task."""
-    total = sum(circuit.heads_per_layer)
-    return (
-        f"{len(circuit.heads)} of {total} heads of {model_name(circuit.model)} "
-        f"for {task_name(circuit.task)}"
-    )
+    return f"{counted(circuit)} of {model_name(circuit.model)} for {task_name(circuit.task)}"
 
 
 def heads(circuit: Circuit, replicates: Sequence[Circuit] = ()) -> Table:
@@ -43,6 +40,9 @@ def heads(circuit: Circuit, replicates: Sequence[Circuit] = ()) -> Table:
     for row in rows[:SHOWN]:
         cells = [str(row.head), f"{row.gate:.3f}", f"{row.score:.3f}"]
         table.add_row(*cells, *([row.chosen] if replicates else []))
+    for block in (row for row in mlp_rows(circuit, replicates) if row.selected):
+        cells = [str(block.block), f"{block.gate:.3f}", f"{block.score:.3f}"]
+        table.add_row(*cells, *([block.chosen] if replicates else []))
     return table
 
 
@@ -103,8 +103,17 @@ def provenance(circuit: Circuit) -> list[tuple[str, str]]:
         ("objective", _options(circuit.objective)),
         ("selection", _options(circuit.selection) or "-"),
         ("heads", f"{len(circuit.heads)} of {total} ({percent(len(circuit.heads) / total)})"),
+        *_blocks(circuit),
         ("seed", str(circuit.seed)),
     ]
+
+
+def _blocks(circuit: Circuit) -> list[tuple[str, str]]:
+    part = circuit.feed_forward
+    if part is None:
+        return []
+    names = " ".join(str(row.block) for row in mlp_rows(circuit) if row.selected) or "none"
+    return [("FFNs", f"{len(part.kept)} of {len(part.layers)} feed-forward blocks: {names}")]
 
 
 def _options(options: Mapping[str, object]) -> str:

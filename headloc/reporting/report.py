@@ -1,21 +1,20 @@
-"""The report: one HTML file that opens anywhere, without a network and without scripts.
-
-Prompts, tokens and names come from data, so everything is escaped by the template engine, and a
-content policy in the page forbids it to load anything.
-"""
+"""The report of a run: one HTML file that opens anywhere (see `page.py`)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headloc.bank.chart import path_chart, stability_grid
+from headloc.circuit.application import FROM_MEANS
 from headloc.files import write_text
+from headloc.refinement.report import refinement_context
 from headloc.reporting.charts import accuracy_chart, head_map, training_panels
+from headloc.reporting.compared import compared
+from headloc.reporting.conditions import meanings
+from headloc.reporting.feed_forward import all_components, mlp_rows
 from headloc.reporting.figures import (
-    MEANINGS,
     SPLITS,
     accuracy_rows,
     cost_rows,
@@ -24,26 +23,35 @@ from headloc.reporting.figures import (
     split_sizes,
 )
 from headloc.reporting.outcomes import example_rows, outcome_rows
+from headloc.reporting.page import render
+from headloc.reporting.particulars import particulars
 from headloc.reporting.rows import (
-    all_heads,
     head_rows,
     often_replicated,
     ranked,
     replicate_rows,
 )
-from headloc.reporting.text import duration, model_name, percent, plural, task_name, visible
+from headloc.reporting.text import model_name, percent, plural, task_name
 from headloc.reporting.versions import package_versions
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
-
     from headloc.lm.frozen import FrozenLM
     from headloc.localizer.run import Localization
+    from headloc.references import Comparison
+    from headloc.refinement.result import Refinement
 
 _TEMPLATE = "report.html.j2"
 
 
-def write_report(result: Localization, config_yaml: str, path: Path, lm: FrozenLM) -> None:
+def write_report(
+    result: Localization,
+    config_yaml: str,
+    path: Path,
+    lm: FrozenLM,
+    *,
+    comparison: Comparison | None = None,
+    refinement: Refinement | None = None,
+) -> None:
     """Write the report of a run.
 
     Args:
@@ -51,26 +59,15 @@ def write_report(result: Localization, config_yaml: str, path: Path, lm: FrozenL
         config_yaml: the resolved configuration as text.
         path: the HTML file.
         lm: the model, whose tokenizer decodes the answers.
+        comparison: the run beside published figures, where its experiment has a reference.
+        refinement: the refinement of its circuit, where there is one.
     """
-    template = _environment().from_string(
-        files("headloc.reporting").joinpath(_TEMPLATE).read_text(encoding="utf-8")
-    )
-    write_text(path, template.render(_context(result, config_yaml, lm)))
-
-
-def _environment() -> Environment:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
-        "visible": lambda text: visible(text, keep="\n"),
-        "percent": percent,
-        "duration": duration,
-        "thousands": lambda value: f"{value:,.0f}",
+    context = {
+        **_context(result, config_yaml, lm),
+        "comparison": compared(comparison),
+        "refinement": None if refinement is None else refinement_context(refinement),
     }
-    return environment
+    write_text(path, render(_TEMPLATE, context))
 
 
 def _context(result: Localization, config_yaml: str, lm: FrozenLM) -> dict[str, Any]:
@@ -79,6 +76,7 @@ def _context(result: Localization, config_yaml: str, lm: FrozenLM) -> dict[str, 
     outcomes = outcome_rows(result, lm)
     sizes = split_sizes(metrics)
     present = [i for i, prefix in enumerate(SPLITS) if prefix in sizes]
+    from_means = circuit.objective.get("name") in FROM_MEANS
     return {
         "task": task_name(circuit.task),
         "model": model_name(circuit.model),
@@ -88,9 +86,11 @@ def _context(result: Localization, config_yaml: str, lm: FrozenLM) -> dict[str, 
         "splits": [(name, sizes[prefix]) for prefix, name in SPLITS.items() if prefix in sizes],
         "accuracies": accuracy_rows(metrics),
         "present": present,
-        "meanings": MEANINGS,
+        "from_means": from_means,
+        "meanings": meanings(metrics, from_means=from_means),
         "chart": accuracy_chart(accuracy_rows(metrics)),
-        "map": head_map(rows),
+        "map": head_map(rows, mlp_rows(circuit, result.replicates)),
+        "blocks": mlp_rows(circuit, result.replicates),
         "heads": ranked(rows),
         "often": often_replicated(rows),
         "replicates": replicate_rows(result),
@@ -100,7 +100,7 @@ def _context(result: Localization, config_yaml: str, lm: FrozenLM) -> dict[str, 
         "prompts": len(outcomes),
         "costs": cost_rows(metrics),
         "cost": metrics.get("cost/forward_equivalents", 0.0),
-        "details": _details(result),
+        "details": particulars(circuit),
         "versions": package_versions(),
         "config": config_yaml,
     }
@@ -113,7 +113,7 @@ def _path(result: Localization) -> dict[str, Any] | None:
     return {
         "found": result.path,
         "chart": path_chart(result.path),
-        "grid": stability_grid(result.path, all_heads(result.circuit.model)),
+        "grid": stability_grid(result.path, all_components(result.circuit)),
     }
 
 
@@ -126,6 +126,9 @@ def _headline(metrics: Mapping[str, float]) -> dict[str, str]:
         "split": SPLITS[prefix],
         "share": percent(count / total),
     }
+    if "mlps/count" in metrics:
+        blocks = plural(metrics["mlps/total"], "feed-forward block")
+        parts["heads"] += f" and {metrics['mlps/count']:.0f} of {blocks}"
     for name in ("full", "circuit", "random", "off"):
         found = figure(metrics, f"{prefix}accuracy/{name}")
         if found is not None:
@@ -133,28 +136,3 @@ def _headline(metrics: Mapping[str, float]) -> dict[str, str]:
     if f"{prefix}accuracy_kept" in metrics:
         parts["kept"] = percent(metrics[f"{prefix}accuracy_kept"])
     return parts
-
-
-def _details(result: Localization) -> dict[str, Mapping[str, Any]]:
-    """Return model, task, objective and selection as tables of settings."""
-    circuit = result.circuit
-    model = {key: value for key, value in circuit.model.items() if value is not None}
-    model["heads"] = _brief_heads(circuit.heads_per_layer)
-    task = {
-        "family": task_name(circuit.task),
-        **circuit.task.get("options", {}),
-        "tasks trained on": ", ".join(map(str, circuit.task.get("train", ()))) or "-",
-        "held-out tasks": ", ".join(map(str, circuit.task.get("held_out", ()))) or "-",
-    }
-    return {
-        "Model": model,
-        "Task": {key: value for key, value in task.items() if value is not None},
-        "Objective": circuit.objective,
-        "Selection": {**circuit.selection, "seed": circuit.seed},
-    }
-
-
-def _brief_heads(heads: tuple[int, ...]) -> str:
-    if len(set(heads)) == 1:
-        return f"{heads[0]} in each of {len(heads)} layers"
-    return ", ".join(map(str, heads))

@@ -6,7 +6,9 @@ import csv
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from headloc.evaluation.conditions import APART
 from headloc.files import csv_text, write_text
+from headloc.reporting.feed_forward import mlp_rows
 from headloc.reporting.outcomes import SCORED, OutcomeRow, outcome_rows
 from headloc.reporting.rows import HeadRow, head_rows
 
@@ -29,15 +31,30 @@ OUTCOME_COLUMNS = (
 
 
 def write_heads(result: Localization, path: Path) -> None:
-    """Write every head: gate, score, whether selected, share of the replicates that chose it."""
-    rows = head_rows(result.circuit, result.replicates)
-    write_text(path, csv_text(HEAD_COLUMNS, (head_values(row) for row in rows)))
+    """Write every head: gate, score, whether selected, share of the replicates that chose it.
+
+    Feed-forward blocks, where they were gated, stand behind the heads with the head "MLP".
+    """
+    rows = [head_values(row) for row in head_rows(result.circuit, result.replicates)]
+    blocks = mlp_rows(result.circuit, result.replicates)
+    rows += [[r.block.layer, "MLP", r.gate, r.score, r.selected, r.share] for r in blocks]
+    write_text(path, csv_text(HEAD_COLUMNS, rows))
 
 
 def write_outcomes(result: Localization, path: Path, lm: FrozenLM) -> None:
     """Write every prompt of the verdict with the answers of the full model and of the circuit."""
     rows = outcome_rows(result, lm)
-    write_text(path, csv_text(OUTCOME_COLUMNS, (_outcome_values(row) for row in rows)))
+    apart = [name for name in APART if rows and name in rows[0].correct]
+    more = [f"{what}_{name}" for what in ("correct", "log_probability") for name in apart]
+    cells = (
+        [
+            *_outcome_values(row),
+            *(row.correct.get(name) for name in apart),
+            *(row.log_probability.get(name) for name in apart),
+        ]
+        for row in rows
+    )
+    write_text(path, csv_text((*OUTCOME_COLUMNS, *more), cells))
 
 
 def head_values(row: HeadRow) -> list[object]:

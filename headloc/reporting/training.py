@@ -1,4 +1,4 @@
-"""Callbacks that show the training of the gates: a live bar, or a line every few epochs."""
+"""Callbacks that show the training of the gates: a live bar, or a line now and then."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 
+from headloc.reporting.estimate import TimeLeft
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
 _LINES = 5
-"""Lines of a whole training where there is no terminal."""
+"""Lines of a whole training where there is no terminal, and it does not take long."""
+
+_SECONDS = 30.0
+"""Time after which a line is due in any case."""
 
 
 class TrainingBar(L.Callback):
@@ -28,25 +33,25 @@ class TrainingBar(L.Callback):
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._start = 0.0
+        self._estimate = TimeLeft()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the bar; a resumed training starts where it stopped."""
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-        from rich.progress import TimeRemainingColumn as Remaining
 
         columns = (
             TextColumn("training {task.fields[epoch]}"),
             BarColumn(bar_width=8),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            Remaining(),
+            TextColumn("{task.fields[left]}"),
             TextColumn("{task.fields[figures]}"),
         )
         self._start = time.monotonic()
+        self._estimate = TimeLeft()
         self._bar = Progress(*columns, console=self._console, transient=True)
         self._bar.start()
         total = int(trainer.estimated_stepping_batches)
-        self._task = self._bar.add_task("", total=total, epoch="", figures="")
+        self._task = self._bar.add_task("", total=total, epoch="", figures="", left="")
         self._show(trainer)
 
     def on_train_batch_end(
@@ -84,9 +89,11 @@ class TrainingBar(L.Callback):
     def _show(self, trainer: L.Trainer) -> None:
         if self._bar is None or self._task is None:
             return
+        self._estimate.report(trainer.global_step, int(trainer.estimated_stepping_batches))
         self._bar.update(
             self._task,
             completed=trainer.global_step,
+            left=self._estimate.text(),
             epoch=epoch_text(trainer),
             figures="  ".join(figure_texts(trainer, short=True)),
         )
@@ -107,22 +114,42 @@ class TrainingLines(L.Callback):
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self._note = note
-        self._start = 0.0
+        self._start = self._last = 0.0
+        self._estimate = TimeLeft()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say that training starts."""
-        self._start = time.monotonic()
+        self._start = self._last = time.monotonic()
+        self._estimate = TimeLeft()
         self._note("training ...")
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Say how long it still takes, when that has not been said for a while."""
+        self._estimate.report(trainer.global_step, int(trainer.estimated_stepping_batches))
+        if time.monotonic() - self._last >= _SECONDS:
+            self._say(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say how it stands, a few times in all."""
         epoch, every = trainer.current_epoch + 1, max(1, (trainer.max_epochs or 0) // _LINES)
         if epoch % every == 0:
-            self._note(f"  epoch {epoch_text(trainer)}: {', '.join(figure_texts(trainer))}")
+            self._say(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say how long it took."""
         self._note(f"training: {time.monotonic() - self._start:.1f} s")
+
+    def _say(self, trainer: L.Trainer) -> None:
+        self._last = time.monotonic()
+        parts = [*figure_texts(trainer), self._estimate.text()]
+        self._note(f"  epoch {epoch_text(trainer)}: {', '.join(part for part in parts if part)}")
 
 
 def epoch_text(trainer: L.Trainer) -> str:
@@ -139,10 +166,12 @@ def figure_texts(trainer: L.Trainer, *, short: bool = False) -> list[str]:
 
 def _figure_texts(trainer: L.Trainer, short: bool) -> Iterator[str]:
     logged = trainer.callback_metrics
+    sets = getattr(trainer.lightning_module, "gate_sets", ())
+    mlps = any(gates.mlps for gates in sets)
     for key, label, brief, write in (
         ("val/accuracy", "accuracy", "acc", "{:.3f}"),
         ("train/task_loss", "loss", "loss", "{:.3f}"),
-        ("gates/open_expected", "open heads", "open", "{:.1f}"),
+        ("gates/open_expected", f"open heads{' and FFNs' * mlps}", "open", "{:.1f}"),
     ):
         if key in logged:
             yield f"{brief if short else label} {write.format(float(logged[key]))}"

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headloc.components import MlpId
 from headloc.reporting.figures import SPLITS, accuracy_rows
 from headloc.reporting.outcomes import example_rows
 from headloc.reporting.pictures import picture_path
@@ -44,7 +45,11 @@ def log_result(
     try:
         run.log(_media(result, folder))
         run.summary.update(
-            {**result.metrics, "heads/names": [str(h) for h in result.circuit.heads]}
+            {
+                **result.metrics,
+                "heads/names": [str(h) for h in result.circuit.heads],
+                **_blocks(result.circuit),
+            }
         )
         run.config.update({"model_source": dict(result.circuit.model)}, allow_val_change=True)
         _log_circuit(run, result.circuit, settings, folder)
@@ -95,6 +100,13 @@ def _path(path: PathResult, circuit: Circuit, folder: Path) -> dict[str, Any]:
     if picture.is_file():
         media["path/picture"] = wandb.Image(str(picture), caption="accuracy against heads")
     return media
+
+
+def _blocks(circuit: Circuit) -> dict[str, list[str]]:
+    """Return the names of the kept feed-forward blocks, where they were gated."""
+    if circuit.mlps is None:
+        return {}
+    return {"mlps/names": [str(MlpId(layer)) for layer in circuit.mlps]}
 
 
 def _accuracies(metrics: Mapping[str, float]) -> list[list[Any]]:

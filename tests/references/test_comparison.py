@@ -28,7 +28,7 @@ def reference(*quantities: Quantity, published: bool = True) -> Reference:
 METRICS = {
     "accuracy/full": 0.9, "accuracy/full/low": 0.85, "accuracy/full/high": 0.95,
     "accuracy/circuit": 0.5, "accuracy/circuit/low": 0.45, "accuracy/circuit/high": 0.55,
-    "heads/count": 30,
+    "accuracy/full/n": 512, "heads/count": 30,
 }  # fmt: skip
 
 
@@ -56,6 +56,7 @@ def test_a_figure_is_within_above_or_below() -> None:
     }
     assert [row.published for row in rows][:2] == ["0.857 to 0.87", "0.78"]
     assert (rows[0].measured, rows[0].low, rows[0].high) == (0.9, 0.85, 0.95)
+    assert (rows[0].n, rows[4].n) == (512, None)
     assert rows[0].interval == "[0.850, 0.950]"
     assert rows[4].interval == ""
     assert rows[0].source == "METHODS 3.6, seen"
@@ -73,6 +74,18 @@ def test_what_is_missing_on_either_side_is_marked() -> None:
         assert (row.measured, row.low, row.interval) == (None, None, "")
         assert row.note == "not measured by this run"
     assert (measured.published, future.published) == ("0.4", "0.2")
+
+
+def test_what_only_a_refinement_measures_is_told_apart() -> None:
+    refined = quantity("main", 0.7, key="refinement/main")
+    rows = compare(
+        reference(refined, quantity("aie", 0.4)), METRICS, model=LLAMA, unrefined="run reproduce"
+    ).rows
+    assert [row.note for row in rows] == ["run reproduce", "not measured by this run"]
+    found = compare(
+        reference(refined), {"refinement/main": 0.7}, model=LLAMA, unrefined="run reproduce"
+    )
+    assert found.rows[0].note == "as published"
 
 
 def test_another_model_is_not_compared() -> None:

@@ -108,6 +108,9 @@ def test_refine_writes_heads_tables_outcomes_and_the_main_circuit(
     assert (out / "main" / "circuit.json").is_file() == bool(summary["main"])
     if summary["main"]:
         assert [str(h) for h in Circuit.load(out / "main").heads] == summary["main"]
+    report = (out / "report.html").read_text()
+    assert all(str(entry["head"]) in report for entry in summary["heads"])
+    assert "vector: 5 selected" in report
     assert "vector: 5 selected" in result.out
     assert "held-out tasks" in result.out
     assert max(len(line) for line in result.out.splitlines() if "McNemar" not in line) <= 120
@@ -119,6 +122,10 @@ def test_the_same_seed_gives_the_same_files(headloc: Headloc, place: Path) -> No
         assert headloc("refine", "circuit=circuit", *arguments).status == 0
     first, second = contents(place / "a"), contents(place / "b")
     assert first.pop("config.yaml") != second.pop("config.yaml")
+    # The report shows the configuration, which names the folder.
+    own, other = (files["report.html"].decode() for files in (first, second))
+    first["report.html"] = own.replace(f"{place}/a", f"{place}/b").encode()
+    assert other.count(f"{place}/b") == 1
     assert first == second
     assert "aie.csv" not in first
     assert b"shuffled" not in first["table.csv"]
@@ -136,6 +143,14 @@ MISTAKES = {
     "seed": (["circuit=circuit", "seed=-1"], "seed=-1"),
     "unknown option": (["circuit=circuit", "dose=3"], "'doses'"),
     "another model": (["circuit=other_shape"], "3 layers of 4 heads"),
+    "another model of the same shape": (["circuit=other_weights"], "other weights"),
+    "another template": (["circuit=other_template"], "found with the template.*'Q:'"),
+    "means of another model": (["circuit=other_means"], "stored means are of another model"),
+    "means of another number of tasks": (["circuit=few_means"], "means of its 3 tasks"),
+    "insertion layer out of range": (
+        ["circuit=too_high"],
+        r"objective.layer=3 is out of range.*0\.\.2",
+    ),
 }
 
 
@@ -147,6 +162,17 @@ def test_refine_refuses(mistake: str, headloc: Headloc, place: Path) -> None:
     circuit(heads=()).save(place / "empty")
     other = {**planted_lm().source.to_dict(), "heads": [4, 4, 4, 4], "layer_indices": [0, 1, 2, 3]}
     circuit(model=other, gates=torch.ones(16), scores=torch.ones(16)).save(place / "other_shape")
+    unknown = {**planted_lm().source.to_dict(), "name": "someone/else", "fingerprint": "0" * 64}
+    circuit(model=unknown).save(place / "other_weights")
+    asked = planted.task().describe()
+    template = {**asked["template"], "in_pre": "Q:"}
+    circuit(task={**asked, "template": template}).save(place / "other_template")
+    means = planted.objective().tensors()
+    wide = {name: torch.cat([mean, mean], dim=-1) for name, mean in means.items()}
+    circuit(tensors=wide).save(place / "other_means")
+    circuit(tensors={name: mean[:2] for name, mean in means.items()}).save(place / "few_means")
+    too_high = {**planted.objective().describe(), "layer": 3}
+    circuit(objective=too_high).save(place / "too_high")
     (place / "out").mkdir()
     (place / "out" / "refinement.json").write_text("earlier")
     before = contents(place / "out")
