@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install localize test lint format clean
+.PHONY: help install localize interop test lint format clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
@@ -21,6 +21,11 @@ install: $(STAMP)  ## Create .venv and install the locked dependencies
 
 localize: $(STAMP)  ## Localize the heads of the bundled model on add-k
 	$(BIN)/headloc localize
+
+interop: $(STAMP)  ## Compare with other tools, in an environment of their own
+	test -x build/interop/bin/python || $(PYTHON) -m venv build/interop
+	build/interop/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[interop]' pytest hypothesis
+	build/interop/bin/python -m pytest -rs tests/interop
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -35,9 +35,9 @@ Commands
   headloc COMMAND --help     the options of a command
   headloc --version
 
-Hydra's own flags work with localize, evaluate, refine, reproduce, layers and bundled train:
---multirun, --cfg job, --config-dir DIR (your own experiments). HEADLOC_TRACEBACK=1 shows the
-traceback of an error.
+Hydra's own flags work with localize, evaluate, refine, analyze, reproduce, layers, compare and
+bundled train: --multirun, --cfg job, --config-dir DIR (your own experiments).
+HEADLOC_TRACEBACK=1 shows the traceback of an error.
 """
 
 
@@ -78,12 +78,18 @@ def _layers(cfg: DictConfig, output_dir: Path) -> None:
     run(cfg, output_dir)
 
 
-def _reproduce(arguments: Sequence[str]) -> None:
+def _compare(cfg: DictConfig, output_dir: Path) -> None:
+    from headloc.commands.compare import run
+
+    run(cfg, output_dir)
+
+
+def _reproduce(arguments: Sequence[str]) -> int:
     from headloc.commands.reproduce import read_request, run
 
     request = read_request(arguments)
     job = Command(("reproduce",), "", partial(run, request=request), "localize")
-    _with_hydra(job, list(request.arguments))
+    return _with_hydra(job, list(request.arguments), ["reproduce", *arguments])
 
 
 def _reproduce_usage() -> str:
@@ -94,6 +100,18 @@ def _reproduce_usage() -> str:
 
 def _refine(cfg: DictConfig, output_dir: Path) -> None:
     from headloc.commands.refine import run
+
+    run(cfg, output_dir)
+
+
+def _analyze(cfg: DictConfig, output_dir: Path) -> None:
+    from headloc.commands.analyze import run
+
+    run(cfg, output_dir)
+
+
+def _bench(cfg: DictConfig, output_dir: Path) -> None:
+    from headloc.commands.bench import run
 
     run(cfg, output_dir)
 
@@ -111,7 +129,7 @@ def _circuit_show(arguments: Sequence[str]) -> None:
 
 
 def _circuit_diff(arguments: Sequence[str]) -> None:
-    from headloc.commands.circuit import diff
+    from headloc.commands.circuit_diff import diff
 
     diff(arguments)
 
@@ -120,6 +138,18 @@ def _circuit_export(arguments: Sequence[str]) -> None:
     from headloc.commands.circuit import export
 
     export(arguments)
+
+
+def _task_import(arguments: Sequence[str]) -> None:
+    from headloc.commands.task import import_
+
+    import_(arguments)
+
+
+def _circuit_import(arguments: Sequence[str]) -> None:
+    from headloc.commands.circuit import import_
+
+    import_(arguments)
 
 
 COMMANDS = (
@@ -132,7 +162,9 @@ COMMANDS = (
         _reproduce,
         usage=_reproduce_usage,
     ),
+    Command(("analyze",), "read the heads of a circuit", _analyze, "analyze"),
     Command(("layers",), "search for the best insertion layer", _layers, "layers"),
+    Command(("compare",), "compare methods of finding heads", _compare, "compare"),
     Command(
         ("circuit", "show"),
         "print a saved circuit",
@@ -143,20 +175,53 @@ COMMANDS = (
         ("circuit", "diff"),
         "compare saved circuits",
         _circuit_diff,
-        usage="headloc circuit diff DIR DIR [DIR ...]\n\n"
-        "Shared heads, Jaccard index and rank correlation of every pair; with more than two "
-        "circuits also how often each head is chosen.",
+        usage="headloc circuit diff DIR DIR [DIR ...] [accuracy=auto|true|false] [prompts=512]\n"
+        "    [seed=1000] [output=FILE.json]\n\n"
+        "Shared heads, Jaccard index and rank correlation of every pair; of two circuits also the\n"
+        "accuracy of their intersection and union on fresh prompts of their task, if their model "
+        "is\non this machine (accuracy=true fetches it); of more than two also how often each head "
+        "is chosen.",
     ),
     Command(
         ("circuit", "export"),
         "write a circuit in another tool's format",
         _circuit_export,
-        usage="headloc circuit export DIR format=heads|csv|mib|headkv output=FILE\n\n"
-        "heads   JSON list of [layer, head]\n"
-        "csv     one row per head: layer, head, gate, score, selected\n"
-        "mib     MIB / EAP-IG graph JSON, heads scored\n"
-        "headkv  retrieval-head / HeadKV score file",
+        usage="headloc circuit export DIR format=FORMAT output=FILE\n\n"
+        "heads             JSON list of [layer, head]\n"
+        "function_vectors  JSON list of [layer, head, score], best first\n"
+        "csv               one row per head: layer, head, gate, score, selected\n"
+        "mib               MIB / EAP-IG graph JSON, heads scored\n"
+        "headkv            retrieval-head / HeadKV score file",
     ),
+    Command(
+        ("circuit", "import"),
+        "read another tool's head file as a circuit of a model",
+        _circuit_import,
+        usage="headloc circuit import FILE format=FORMAT model=bundled|DIR|HUB_ID output=DIR\n\n"
+        "heads             JSON list of [layer, head], or DCM's groups of them (group=NAME)\n"
+        "function_vectors  JSON list of [layer, head, score], or *_indirect_effect.pt\n"
+        "csv               headloc's own table\n"
+        "mib               MIB / EAP-IG graph JSON (mlps=false: leave feed-forward blocks alone)\n"
+        "headkv            retrieval-head / HeadKV score file\n\n"
+        "model=      also the folder of a circuit, whose model is meant\n"
+        "top=N       keep the N best of the scores; needed where a file chooses nothing\n"
+        "absolute=   true: rank by the absolute value of the scores\n"
+        "off_value=  zero (default), mean or resample; means are estimated when it is evaluated\n"
+        "positions=  last (default) or all",
+    ),
+    Command(
+        ("task", "import"),
+        "read another tool's prompt file as a task file",
+        _task_import,
+        usage="headloc task import FILE format=FORMAT output=FILE.json [model=DIR|HUB_ID]\n\n"
+        "auto_circuit  JSON with clean, corrupt, answers, wrong_answers\n"
+        "eap_ig        CSV with clean, corrupted, correct_idx, incorrect_idx; needs model=, whose\n"
+        "              tokenizer the token ids are of\n"
+        "edge_pruning  JSON lines with clean and corrupted, answers in <predict>...</predict>\n\n"
+        "The result is for task=prompts task.path=FILE.json. The pairs of function_vectors are\n"
+        "read as they are: task=pairs task.path=FILE.",
+    ),
+    Command(("bench",), "measure speed and memory as ratios", _bench, "bench"),
     Command(
         ("bundled", "train"), "train the bundled model from its recipe", _bundled_train,
         "bundled_train",
@@ -195,9 +260,9 @@ def _dispatch(arguments: list[str]) -> int:
     if any(flag in rest for flag in ("-h", "--help")):
         print(_help(command))
     elif command.config is None:
-        command.run(rest)
+        return command.run(rest) or 0
     else:
-        _with_hydra(command, rest)
+        return _with_hydra(command, rest, arguments)
     return 0
 
 
@@ -254,8 +319,17 @@ def config_dir() -> Path:
     raise HeadlocError(f"The configuration of headloc is missing beside {here}. Reinstall headloc.")
 
 
-def _with_hydra(command: Command, arguments: list[str]) -> None:
-    """Let Hydra compose the configuration (and sweep over it), and run the command on each."""
+def _with_hydra(command: Command, arguments: list[str], typed: Sequence[str]) -> int:
+    """Let Hydra compose the configuration (and sweep over it), and run the command on each.
+
+    Args:
+        command: the command.
+        arguments: its arguments.
+        typed: the whole command line, which further processes of a run are started with.
+
+    Returns:
+        The exit status.
+    """
     import hydra
 
     # Hydra reads options behind its flags only.
@@ -266,14 +340,26 @@ def _with_hydra(command: Command, arguments: list[str]) -> None:
     sys.argv = [f"headloc {' '.join(command.words)}", *arguments]
 
     failures: list[tuple[str, Exception]] = []
+    statuses: list[int] = []
+    here = os.getpid()
 
     def task(cfg: DictConfig) -> None:
         from hydra.core.hydra_config import HydraConfig
 
         config = HydraConfig.get()
+        folder = Path(config.runtime.output_dir)
         try:
-            command.run(cfg, Path(config.runtime.output_dir))
+            processes = _processes_to_start(cfg, config)
+            if processes == 1:
+                command.run(cfg, folder)
+            else:
+                from headloc.commands.launch import launch, with_output_dir
+
+                statuses.append(launch(with_output_dir(typed, folder), processes))
         except Exception as error:
+            if os.getpid() != here:
+                # A launcher's own process: Hydra brings the error back, this list stays behind.
+                raise
             # Kept for the end: one job that fails must not cost the others of a sweep.
             job = ",".join(config.overrides.task)
             failures.append((job, error))
@@ -285,19 +371,59 @@ def _with_hydra(command: Command, arguments: list[str]) -> None:
         raise failures[0][1]
     if failures:
         raise _joined(failures)
+    return next((status for status in statuses if status), 0)
+
+
+def _processes_to_start(cfg: DictConfig, config: Any) -> int:
+    """Return the processes that this one starts and waits for; 1 where it does the work itself.
+
+    Raises:
+        HeadlocError: when several devices meet a multi-run, or several machines no launcher.
+    """
+    if "trainer" not in cfg:
+        return 1
+    from omegaconf import OmegaConf
+
+    from headloc.ranks import launched, ranks_of
+
+    trainer: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
+    ranks = ranks_of(trainer)
+    if ranks.processes == 1:
+        return 1
+    if config.mode is not None and config.mode.name == "MULTIRUN":
+        raise HeadlocError(
+            f"--multirun runs jobs on one device each, but trainer.devices="
+            f"{trainer.get('devices')} and trainer.num_nodes={ranks.nodes} make {ranks.processes} "
+            "processes of a job, whose copies would start the whole sweep again. Set "
+            "trainer.devices=1, or start the runs one by one."
+        )
+    if launched():
+        if not any(text.startswith("output_dir=") for text in config.overrides.task):
+            raise HeadlocError(
+                "Several processes were started for this run, and must write to the same place. "
+                "Give output_dir=DIR."
+            )
+        return 1
+    if ranks.nodes > 1:
+        raise HeadlocError(
+            f"trainer.num_nodes={ranks.nodes} needs a launcher on every machine: start the command "
+            "with srun, or with `torchrun --nnodes=N --nproc-per-node=M -m headloc localize ...`."
+        )
+    return ranks.processes
 
 
 def _joined(failures: list[tuple[str, Exception]]) -> Exception:
     """Return one error for several jobs of a sweep, or the first that is a bug of headloc."""
     from headloc.commands.errors import explain
 
-    lines = [f"{len(failures)} jobs failed:"]
+    lines, messages = [f"{len(failures)} jobs failed:"], set()
     for job, error in failures:
         message = explain(error)
         if message is None:
             return error
+        messages.add(message)
         lines.append(f"  {job}\n    {message}")
-    return HeadlocError("\n".join(lines))
+    return HeadlocError(messages.pop() if len(messages) == 1 else "\n".join(lines))
 
 
 def _check_flags(arguments: list[str]) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from headloc.lm.frozen import FrozenLM
+    from headloc.ranks import Ranks
 
 
 def plain(node: Any) -> Any:
@@ -111,14 +112,20 @@ def checked_seed(value: Any) -> int:
     return value
 
 
-def build_lm(cfg: DictConfig) -> FrozenLM:
-    """Load the model that a `model` group describes."""
+def build_lm(cfg: DictConfig, ranks: Ranks | None = None) -> FrozenLM:
+    """Load the model that a `model` group describes, onto the device of this process.
+
+    Raises:
+        HeadlocError: for options that are wrong, or that do not go together.
+    """
     from headloc.bundled import load_bundled
     from headloc.lm.loading import load_lm
 
     options = plain(cfg)
     source = options.pop("source", None)
     _set_threads(options.pop("threads", None))
+    if ranks is not None and (ranks.processes > 1 or ranks.devices is not None):
+        options["device"] = _own_device(options, ranks)
     if source == "bundled":
         options.pop("path", None)
         options.pop("revision", None)
@@ -127,6 +134,29 @@ def build_lm(cfg: DictConfig) -> FrozenLM:
         raise HeadlocError(f"model.source={source!r} is unknown. {suggest(str(source), _SOURCES)}")
     check_options("model", _LoadOptions, options)
     return load_lm(options.pop("path"), local_only=source == "local", **options)
+
+
+def _own_device(options: Mapping[str, Any], ranks: Ranks) -> str:
+    """Return the device of one process among several, or of one on a device that is listed."""
+    import torch
+
+    if options.get("device_map") is not None and ranks.processes == 1:
+        return str(options.get("device", "auto"))
+    if options.get("device_map") is not None:
+        raise HeadlocError(
+            f"trainer.devices asks for {ranks.processes} processes, each with the whole model, but "
+            f"model.device_map={options['device_map']!r} spreads one model over devices. Use one "
+            "of the two: trainer.devices=1, or model.device_map=null."
+        )
+    asked = str(options.get("device", "auto"))
+    if asked not in ("auto", "cpu", "cuda"):
+        raise HeadlocError(
+            f"model.device={asked!r} and trainer.devices both name devices. Give model.device=cuda "
+            "or cpu, and list devices as trainer.devices=[0,1]."
+        )
+    free = asked == "auto" and torch.cuda.is_available() and not ranks.on_cpu
+    wants_cuda = asked == "cuda" or free
+    return f"cuda:{ranks.device_index}" if wants_cuda else "cpu"
 
 
 def _set_threads(threads: Any) -> None:
@@ -154,5 +184,6 @@ class _LoadOptions:
         device: str = "auto",
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
-        device_map: str | None = None,
+        device_map: str | Mapping[str, Any] | None = None,
+        max_memory: Mapping[str, str] | None = None,
     ) -> None: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,8 @@ def _unknown_key(error: BaseException) -> str:
             f"{key} is an option of {' and '.join(f'{group}={choice}' for choice in choices)}, "
             f"not of the choice made here. Add {group}={choices[0]}."
         )
-    if key in _known_keys():
+    # What cannot be overridden is not there, although another command may have it.
+    if key in _known_keys() and "Could not override" not in str(error):
         return f"{key} cannot be set so: {str(error).splitlines()[0].strip()}"
     return (
         f"There is no option {key!r}. {_closest(key)} `headloc COMMAND --help` lists all of them."
@@ -95,7 +97,7 @@ def _unknown_key(error: BaseException) -> str:
 
 
 def _closest(key: str) -> str:
-    known = _known_keys()
+    known = _known_keys() - {key}
     # An option is often right but in the wrong group, or without its group.
     last = key.rpartition(".")[2]
     same = sorted(name for name in known if name.rpartition(".")[2] == last)
@@ -119,16 +121,31 @@ def _choices_with(key: str) -> list[str]:
     return [path.stem for path, keys in _shipped() if path.parent == group and key in keys]
 
 
+def _primary() -> str:
+    """Return the name of the primary configuration of the command that runs."""
+    from headloc.cli import COMMANDS
+
+    words = tuple(sys.argv[0].split()[1:])
+    configs = (command.config for command in COMMANDS if command.words == words)
+    # `reproduce` composes the configuration of `localize`.
+    return next(configs, None) or "localize"
+
+
 def _shipped() -> list[tuple[Path, set[str]]]:
-    """Return every shipped file, relative to conf/, with the options it sets as dotted keys."""
+    """Return the files of this command, relative to conf/, with their options as dotted keys."""
     import yaml
 
     from headloc.cli import config_dir
 
     folder = config_dir()
+    primary = folder / f"{_primary()}.yaml"
+    defaults = (yaml.safe_load(primary.read_text(encoding="utf-8")) or {}).get("defaults", [])
+    groups = {name for entry in defaults if isinstance(entry, dict) for name in entry}
     found = []
     for path in sorted(folder.rglob("*.yaml")):
         place = path.relative_to(folder)
+        if path != primary and place.parts[0] not in groups:
+            continue
         text = path.read_text(encoding="utf-8")
         whole = "@package _global_" in text or place.parent == Path()
         keys = _flat(yaml.safe_load(text) or {}, "" if whole else place.parts[0])

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from headloc.circuit import Circuit
     from headloc.lm.frozen import FrozenLM
     from headloc.objectives import Objective
+    from headloc.objectives.prompts import Progress
     from headloc.tasks import TaskFamily
 
 
@@ -26,6 +27,7 @@ def run(cfg: DictConfig, output_dir: Path) -> dict[str, float]:
     """
     from headloc.circuit import Circuit
     from headloc.evaluation.splits import judge_task, verdict_metrics
+    from headloc.lm.keeping import PrefixKeeper
     from headloc.localizer.settings import DataSettings, VerdictSettings
     from headloc.reporting.console import Console
 
@@ -40,12 +42,16 @@ def run(cfg: DictConfig, output_dir: Path) -> dict[str, float]:
         lm = build_lm(cfg.model) if cfg.get("model") else own_model(circuit)
         task = build("task", plain(cfg.task)) if cfg.get("task") else own_task(circuit)
         circuit.check_model(lm)
-    objective = own_objective(circuit, lm, task, seed=seed, prompts=data.mean_prompts)
+    lm.keeper = PrefixKeeper(data.cache)
+    with console.stage("off-values") as progress:
+        objective = own_objective(
+            circuit, lm, task, seed=seed, prompts=data.mean_prompts, progress=progress
+        )
     verdicts = judge_task(
         objective,
         lm,
         task,
-        lm.layout.indices(circuit.heads),
+        circuit.chosen(lm),
         seed=seed,
         test_prompts=data.test_prompts,
         held_out_prompts=data.held_out_prompts,
@@ -57,6 +63,11 @@ def run(cfg: DictConfig, output_dir: Path) -> dict[str, float]:
         "heads/count": len(circuit.heads),
         "heads/total": lm.layout.total,
     }
+    if circuit.feed_forward is not None:
+        metrics |= {
+            "mlps/count": len(circuit.feed_forward.kept),
+            "mlps/total": len(circuit.feed_forward.layers),
+        }
     if metrics["accuracy/full"] == 0:
         raise HeadlocError(f"{lm.source.name!r} answers none of the prompts of this task.")
     _write_config(cfg, folder)
@@ -81,11 +92,21 @@ def own_task(circuit: Circuit) -> TaskFamily:
     """Rebuild the task family that a circuit was found on."""
     from headloc.tasks import rebuild_task
 
+    if not circuit.task:
+        raise CircuitError(
+            "The circuit names no task, as it was imported from another tool. Give one: task=add_k."
+        )
     return rebuild_task(dict(circuit.task))
 
 
 def own_objective(
-    circuit: Circuit, lm: FrozenLM, task: TaskFamily, *, seed: int, prompts: int
+    circuit: Circuit,
+    lm: FrozenLM,
+    task: TaskFamily,
+    *,
+    seed: int,
+    prompts: int,
+    progress: Progress | None = None,
 ) -> Objective:
     """Rebuild the objective of a circuit, with the off-values or means that were saved with it.
 
@@ -103,7 +124,7 @@ def own_objective(
     if circuit.tensors and same_model and (same_task or not objective.bound_to_task):
         objective.load_tensors(circuit.tensors, lm, task)
     else:
-        objective.prepare(lm, task, seed=seed, prompts=prompts, progress=None)
+        objective.prepare(lm, task, seed=seed, prompts=prompts, progress=progress)
     return objective
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from headloc.commands.build import build, build_lm, build_settings, checked_seed, plain
 from headloc.commands.columns import columns
+from headloc.commands.fitting import check_same_model, check_same_template
 from headloc.errors import CircuitError, HeadlocError, suggest
 from headloc.files import usable_output_dir, write_json, write_text
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from headloc.evaluation.layer_search import LayerSearch, PlaceScore
     from headloc.lm.frozen import FrozenLM
     from headloc.objectives.function_vector import FunctionVector
+    from headloc.objectives.prompts import Progress
     from headloc.tasks import TaskFamily
 
 _HEADS = ("all", "each_layer")
@@ -37,6 +39,7 @@ def run(cfg: DictConfig, output_dir: Path) -> LayerSearch:
     """
     from headloc.evaluation.layer_picture import save_layer_picture
     from headloc.evaluation.layer_search import ALL, all_places, search_layers
+    from headloc.lm.keeping import PrefixKeeper
     from headloc.localizer.settings import DataSettings
     from headloc.reporting.console import Console
 
@@ -52,11 +55,13 @@ def run(cfg: DictConfig, output_dir: Path) -> LayerSearch:
     console = Console()
     with console.stage("loading"):
         lm = build_lm(cfg.model)
+    lm.keeper = PrefixKeeper(data.cache)
     places = all_places(lm.layout, sites, layers)
     sets = _head_sets(lm, settings["heads"], circuit)
     with console.stage("mean head outputs") as progress:
         objective.prepare(lm, task, seed=seed, progress=progress)
-    prompts = _prompts(objective, lm, task, data.selection_prompts, seed)
+    with console.stage("prompts and prefixes") as progress:
+        prompts = _prompts(objective, lm, task, data.selection_prompts, seed, progress)
     with console.stage("insertion layers") as progress:
         found = search_layers(objective, lm, prompts, sets, places, seed=seed, progress=progress)
     deciding = "circuit" if circuit is not None else ALL
@@ -150,12 +155,7 @@ def _circuit(path: Any, task: TaskFamily) -> Circuit | None:
     from headloc.circuit import Circuit
 
     circuit = Circuit.load(str(path))
-    found, given = circuit.task.get("template"), asdict(task.template)
-    if found != given:
-        raise CircuitError(
-            f"The circuit {path} was found with the template {found}; the task here has {given}. "
-            "Give task.template as it was then, or the circuit of this template."
-        )
+    check_same_template(circuit, task, path)
     return circuit
 
 
@@ -169,30 +169,30 @@ def _head_sets(lm: FrozenLM, heads: Any, circuit: Circuit | None) -> dict[str, T
     sets = {ALL: torch.ones(lm.layout.total)}
     if circuit is not None:
         circuit.check_model(lm)
-        _check_same(circuit, lm)
-        sets["circuit"] = circuit.mask(lm)
+        check_same_model(circuit, lm)
+        if circuit.mlps:
+            raise CircuitError(
+                "The circuit keeps feed-forward blocks, and the search over insertion layers sums "
+                "heads alone. Localize with gates.mlps=false, or leave the circuit out."
+            )
+        sets["circuit"] = circuit.mask(lm)[: lm.layout.total]
     return sets | (layer_sets(lm.layout) if heads == "each_layer" else {})
 
 
-def _check_same(circuit: Circuit, lm: FrozenLM) -> None:
-    """Refuse a circuit of another model of the same shape; another dtype is no other model."""
-    known = (circuit.model.get("name"), circuit.model.get("revision"))
-    same_name = known == (lm.source.name, lm.source.revision)
-    if not same_name and circuit.model.get("fingerprint") != lm.source.fingerprint:
-        raise CircuitError(
-            f"The circuit was found in {circuit.model.get('name')!r}, and {lm.source.name!r} has "
-            "other weights. Load the model that the circuit names."
-        )
-
-
 def _prompts(
-    objective: FunctionVector, lm: FrozenLM, task: TaskFamily, count: int, seed: int
+    objective: FunctionVector,
+    lm: FrozenLM,
+    task: TaskFamily,
+    count: int,
+    seed: int,
+    progress: Progress,
 ) -> Any:
     """Draw what a localization with this seed selects its heads on."""
     from headloc.randomness import stream
 
     examples = task.draw(count, stream(seed, "selection", "train"), split="train", items="fit")
-    return objective.prompt_set(lm, task, examples, seed=seed, use="selection-train")
+    use = "selection-train"
+    return objective.prompt_set(lm, task, examples, seed=seed, use=use, progress=progress)
 
 
 def _write(

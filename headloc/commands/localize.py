@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +17,36 @@ from headloc.commands.build import (
 )
 from headloc.errors import HeadlocError
 from headloc.files import usable_output_dir, write_json, write_text
+from headloc.ranks import Ranks, ranks_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from headloc.lm.frozen import FrozenLM
     from headloc.localizer.run import Localization
 
 CHECKPOINT = Path("checkpoints") / "gates.ckpt"
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A localization that lies in its folder.
+
+    Attributes:
+        result: what it found.
+        lm: the model, for work that goes on from here.
+        folder: the output folder.
+        yaml: the resolved configuration as text.
+        first: whether this is the process that writes and speaks.
+    """
+
+    result: Localization
+    lm: FrozenLM
+    folder: Path
+    yaml: str
+    first: bool = True
 
 
 def run(cfg: DictConfig, output_dir: Path) -> Localization:
@@ -33,20 +55,30 @@ def run(cfg: DictConfig, output_dir: Path) -> Localization:
     Args:
         cfg: the composed configuration of conf/localize.yaml.
         output_dir: where to write; in a multi-run, the folder of this job.
+
+    In a run of several processes only the first writes, logs and speaks.
     """
+    return finish(cfg, output_dir).result
+
+
+def finish(cfg: DictConfig, output_dir: Path) -> Finished:
+    """Do what `run` does, and return the model with the result."""
     folder = usable_output_dir(output_dir)
     settings = _checked(cfg, folder)
     resume_from = _checkpoint(folder, settings["resume"])
 
     from headloc.reporting.console import Console
 
-    console = Console()
+    ranks = ranks_of(settings["trainer"])
+    console = Console(quiet=not ranks.first)
     with console.stage("loading"):
-        run_parts = _parts(cfg, settings)
+        run_parts = _parts(cfg, settings, ranks)
     lm = run_parts["lm"]
-    logger = _logger(settings, folder)
+    logger = _logger(settings, folder, ranks)
     try:
         result = _localize(run_parts, settings, logger, console, resume_from)
+        if not ranks.first:
+            return Finished(result, lm, folder, settings["yaml"], first=False)
         _write(result, settings, folder, lm)
         from headloc.reporting.wandb_run import log_result
 
@@ -56,7 +88,7 @@ def run(cfg: DictConfig, output_dir: Path) -> Localization:
     finally:
         logger.close()
     console.summary(result, folder)
-    return result
+    return Finished(result, lm, folder, settings["yaml"])
 
 
 def _interrupted(folder: Path) -> str:
@@ -95,13 +127,14 @@ def _checkpoint(folder: Path, resume: bool) -> Path | None:
     return path
 
 
-def _parts(cfg: DictConfig, settings: dict[str, Any]) -> dict[str, Any]:
+def _parts(cfg: DictConfig, settings: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     """Build everything that can be wrong before the model is loaded, then the model."""
     from lightning import Trainer
 
     from headloc.localizer.module import OptimizerSettings
     from headloc.localizer.run import check_parts
     from headloc.localizer.settings import DataSettings, VerdictSettings
+    from headloc.localizer.strategy import check_strategy
 
     built: dict[str, Any] = {
         name: build(name, settings[name])
@@ -119,15 +152,18 @@ def _parts(cfg: DictConfig, settings: dict[str, Any]) -> dict[str, Any]:
         if options is not None
     ]
     check_options("trainer", Trainer, settings["trainer"])
-    built["lm"] = build_lm(cfg.model)
+    check_strategy(settings["trainer"])
+    built["lm"] = build_lm(cfg.model, ranks)
     fitting = ("lm", "task", "gates", "sparsity", "selection")
     check_parts(**{name: built[name] for name in fitting})
     return built
 
 
-def _logger(settings: dict[str, Any], folder: Path) -> Any:
-    from headloc.reporting.loggers import open_logger
+def _logger(settings: dict[str, Any], folder: Path, ranks: Ranks) -> Any:
+    from headloc.reporting.loggers import RunLogger, open_logger
 
+    if not ranks.first:
+        return RunLogger(False)
     return open_logger(settings["logger"], folder, settings)
 
 
@@ -141,8 +177,6 @@ def _localize(
     from headloc.localizer.run import localize
 
     trainer = dict(settings["trainer"])
-    if trainer.get("accelerator") == "auto":
-        trainer["accelerator"] = "cpu" if parts["lm"].device.type == "cpu" else "gpu"
     parts["callbacks"] += console.callbacks(trainer)
     return localize(
         parts.pop("lm"),
@@ -158,6 +192,7 @@ def _localize(
 def _write(result: Localization, settings: dict[str, Any], folder: Path, lm: Any) -> None:
     """Write the results, the circuit last: where there is one, the rest is complete."""
     from headloc.bank.export import write_path
+    from headloc.commands.published import of_localization
     from headloc.reporting.pictures import save_pictures
     from headloc.reporting.report import write_report
     from headloc.reporting.tables import write_heads, write_outcomes
@@ -169,7 +204,8 @@ def _write(result: Localization, settings: dict[str, Any], folder: Path, lm: Any
     if result.path is not None:
         write_path(result.path, result.circuit, folder)
     save_pictures(result, folder)
-    write_report(result, settings["yaml"], folder / "report.html", lm)
+    comparison = of_localization(result.circuit)
+    write_report(result, settings["yaml"], folder / "report.html", lm, comparison=comparison)
     result.circuit.save(folder / "circuit")
     for number, circuit in enumerate(result.replicates, start=1):
         circuit.save(folder / "replicates" / f"{number}")

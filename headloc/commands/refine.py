@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from headloc.commands.build import build, build_lm, checked_seed, plain
 from headloc.commands.evaluate import own_model, own_objective, own_task
+from headloc.commands.fitting import check_same_model, check_same_template
 from headloc.files import usable_output_dir, write_text
 
 if TYPE_CHECKING:
@@ -18,11 +19,16 @@ if TYPE_CHECKING:
     from headloc.refinement.result import Refinement
 
 
-def run(cfg: DictConfig, output_dir: Path) -> Refinement:
+def run(cfg: DictConfig, output_dir: Path, lm: FrozenLM | None = None) -> Refinement:
     """Refine a circuit, print the table and write the files.
 
+    Args:
+        cfg: the composed configuration of conf/refine.yaml.
+        output_dir: where to write.
+        lm: the model, where it is loaded already; `model` of the configuration is not read then.
+
     Raises:
-        HeadlocError: for a circuit that is broken, of another model, or of another objective.
+        HeadlocError: for a circuit that is broken, of another model, template or objective.
     """
     from headloc.circuit import Circuit
     from headloc.refinement.printed import lines
@@ -38,12 +44,15 @@ def run(cfg: DictConfig, output_dir: Path) -> Refinement:
         **{field.name: options[field.name] for field in fields(RefineSettings)}
     )
     circuit = Circuit.load(str(options["circuit"]))
-    check_refinable(circuit.objective, circuit.heads)
+    check_refinable(circuit.objective, circuit.heads, circuit.mlps)
     console = Console()
     with console.stage("loading"):
-        lm = build_lm(cfg.model) if cfg.get("model") else own_model(circuit)
+        if lm is None:
+            lm = build_lm(cfg.model) if cfg.get("model") else own_model(circuit)
         task = build("task", plain(cfg.task)) if cfg.get("task") else own_task(circuit)
         circuit.check_model(lm)
+        check_same_model(circuit, lm)
+        check_same_template(circuit, task, options["circuit"])
     with console.stage("task means"):
         objective = own_objective(circuit, lm, task, seed=seed, prompts=settings.mean_prompts)
     result = refine(
@@ -55,6 +64,7 @@ def run(cfg: DictConfig, output_dir: Path) -> Refinement:
     for line in lines(result):
         console.say(line)
     console.say(f"refinement  {folder / 'refinement.json'}")
+    console.say(f"report      {folder / 'report.html'}")
     return result
 
 
@@ -70,11 +80,14 @@ def _write(
     from omegaconf import OmegaConf, open_dict
 
     from headloc.refinement.picture import save_dose_picture
+    from headloc.refinement.report import write_refinement_report
     from headloc.refinement.writing import write_refinement
     from headloc.reporting.pictures import caption
 
     with open_dict(cfg):
         cfg.output_dir = str(folder)
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    yaml = OmegaConf.to_yaml(cfg, resolve=True)
+    write_text(folder / "config.yaml", yaml)
     save_dose_picture(result, folder, caption(circuit))
+    write_refinement_report(result, circuit, yaml, folder / "report.html")
     write_refinement(result, circuit, folder, lm)

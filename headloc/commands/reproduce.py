@@ -14,24 +14,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headloc.commands.columns import columns
+from headloc.commands.published import beside_published, changes
 from headloc.errors import HeadlocError, suggest
 from headloc.files import write_json, write_text
 from headloc.references import (
     Comparison,
-    ComparisonRow,
-    compare,
     load_reference,
     reference_names,
     refinement_metrics,
 )
+from headloc.references.comparison import UNMEASURED
+from headloc.reporting.compared import measured_text
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from headloc.circuit import Circuit
+    from headloc.commands.localize import Finished
+    from headloc.refinement.result import Refinement
 
-CSV = ("quantity", "published", "measured", "low", "high", "note", "meaning", "source", "metric")
-_NO_SETTINGS = ("experiment", "output_dir", "logger", "resume", "model.device", "hydra")
+CSV = (
+    "quantity",
+    "published",
+    "measured",
+    "low",
+    "high",
+    "n",
+    "note",
+    "meaning",
+    "source",
+    "metric",
+)
+REFINEMENT = "refinement"
+"""Folder of the refinement in that of the run."""
 
 
 def usage() -> str:
@@ -107,38 +121,42 @@ def _refine_options(arguments: Sequence[str]) -> tuple[str, ...] | None:
     return None if "refine=false" in arguments else tuple(options)
 
 
-def run(cfg: DictConfig, output_dir: Path, *, request: Request) -> Comparison:
+def run(cfg: DictConfig, output_dir: Path, *, request: Request) -> Comparison | None:
     """Localize, refine a function vector, then compare with what was published.
+
+    In a run of several processes only the first goes on behind the localization; the others return
+    None.
 
     Args:
         cfg: the composed configuration of conf/localize.yaml with the experiment.
         output_dir: where to write; in a multi-run, the folder of this job.
         request: what to reproduce.
     """
-    from hydra.core.hydra_config import HydraConfig
-
     from headloc.commands import localize
     from headloc.reporting.console import Console
+    from headloc.reporting.report import write_report
 
     reference = load_reference(request.name)
-    given = [*HydraConfig.get().overrides.task, *(f"refine.{o}" for o in request.refine or ())]
-    refinement = _refinement(request)
-    result = localize.run(cfg, output_dir)
-    refined = _refine(result.circuit, refinement, cfg, Path(output_dir).expanduser())
-    found = compare(
+    options = _refinement(request)
+    done = localize.finish(cfg, output_dir)
+    if not done.first:
+        return None
+    refinement = _refine(done, options, cfg)
+    found = beside_published(
         reference,
-        {**result.metrics, **refined},
-        model=str(result.circuit.model["name"]),
-        selected=result.circuit.heads,
-        ranking=_ranking(result.circuit),
-        changes=[text for text in given if not _key(text).startswith(_NO_SETTINGS)],
+        done.result.circuit,
+        {**done.result.metrics, **_figures(done, refinement)},
+        given=changes(f"refine.{option}" for option in request.refine or ()),
+        unrefined=UNMEASURED if request.refine is not None else "not measured: refine=false",
     )
-    folder = Path(output_dir).expanduser()
-    write_comparison(found, folder)
+    write_comparison(found, done.folder)
+    report = done.folder / "report.html"
+    write_report(done.result, done.yaml, report, done.lm, comparison=found, refinement=refinement)
     console = Console()
     for line in printed(found):
         console.say(line)
-    console.say(f"{'comparison':<15}{folder / 'reproduction.csv'}")
+    console.say(f"{'comparison':<15}{done.folder / 'reproduction.csv'}")
+    console.say(f"{'report':<15}{report}")
     return found
 
 
@@ -151,22 +169,24 @@ def _refinement(request: Request) -> DictConfig | None:
     return compose("refine", list(request.refine))
 
 
-def _refine(
-    circuit: Circuit, cfg: DictConfig | None, run_cfg: DictConfig, folder: Path
-) -> dict[str, float]:
-    """Refine the circuit that lies in a run's folder; nothing where there is nothing to refine."""
+def _refine(done: Finished, cfg: DictConfig | None, run_cfg: DictConfig) -> Refinement | None:
+    """Refine the circuit that lies in a run's folder; None where there is nothing to refine."""
+    circuit = done.result.circuit
     if cfg is None or circuit.objective["name"] != "function_vector" or not circuit.heads:
-        return {}
+        return None
     from omegaconf import open_dict
 
     from headloc.commands import refine
 
     with open_dict(cfg):
-        cfg.circuit = str(folder / "circuit")
-        # The model as the run loaded it: the same dtype and device.
+        cfg.circuit = str(done.folder / "circuit")
+        # Told in config.yaml; the model itself is the one that the run loaded.
         cfg.model = run_cfg.model
-    refine.run(cfg, folder / "refinement")
-    return refinement_metrics(folder / "refinement")
+    return refine.run(cfg, done.folder / REFINEMENT, done.lm)
+
+
+def _figures(done: Finished, refinement: Refinement | None) -> dict[str, float]:
+    return {} if refinement is None else refinement_metrics(done.folder / REFINEMENT)
 
 
 def printed(found: Comparison) -> list[str]:
@@ -176,7 +196,7 @@ def printed(found: Comparison) -> list[str]:
     if found.rows:
         header = ("quantity", "published", "measured", "95 % interval", "note")
         rows = [
-            (row.quantity, row.published, _figure(row), row.interval, row.note)
+            (row.quantity, row.published, measured_text(row) or "missing", row.interval, row.note)
             for row in found.rows
         ]
         lines += columns(header, rows)
@@ -238,20 +258,6 @@ def _heads(found: Comparison) -> list[str]:
         f"the {heads.selected_in_all} selected ({heads.expected_by_chance:.2f} by chance)",
         f"their ranks    {places} of {heads.total}",
     ]
-
-
-def _figure(row: ComparisonRow) -> str:
-    if row.measured is None:
-        return "missing"
-    return f"{row.measured:.0f}" if "heads/" in (row.metric or "") else f"{row.measured:.3f}"
-
-
-def _ranking(circuit: Circuit) -> list[Any]:
-    from headloc.circuit.exports import all_heads
-
-    scores = circuit.scores.tolist()
-    heads = all_heads(circuit)
-    return [heads[i] for i in sorted(range(len(heads)), key=lambda i: (-scores[i], i))]
 
 
 def _key(override: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,13 @@ from headloc.localizer.module import OptimizerSettings
 from headloc.localizer.settings import DataSettings, VerdictSettings
 from tests.commands.runs import Headloc
 
-GROUPS = sorted(path.name for path in config_dir().iterdir() if path.is_dir())
+# Of hydra/ only the launchers are ours, sweep/ is read by `wandb sweep` (test_sweeps.py), and
+# analysis/ belongs to another command (tests/analysis).
+GROUPS = sorted(
+    path.name
+    for path in config_dir().iterdir()
+    if path.is_dir() and path.name not in ("hydra", "sweep", "analysis")
+)
 CHOICES = [
     (group, path.stem) for group in GROUPS for path in sorted((config_dir() / group).glob("*.yaml"))
 ]
@@ -38,12 +45,18 @@ def resolved(config: DictConfig) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("composing")
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids=str)
-def test_every_choice_of_every_group_composes_and_is_built(group: str, choice: str) -> None:
+def test_every_choice_of_every_group_composes_and_is_built(
+    group: str, choice: str, tmp_path: Path
+) -> None:
     overrides = [f"{group}={choice}"]
     if (group, choice) in (("model", "local"), ("model", "hub")):
         overrides.append("model.path=somewhere")
     if (group, choice) == ("task", "pairs"):
         overrides.append("task.path=bundled")
+    if (group, choice) == ("task", "prompts"):
+        entries = [{"prompt": f"{i} + 1 =", "answer": f" {i + 1}"} for i in range(4)]
+        (tmp_path / "sums.json").write_text(json.dumps(entries))
+        overrides.append(f"task.path={tmp_path}/sums.json")
     settings = resolved(compose("localize", overrides))
     for name in BUILT:
         target = settings[name]["_target_"]
@@ -59,9 +72,11 @@ def test_every_choice_of_every_group_composes_and_is_built(group: str, choice: s
 
 
 @pytest.mark.usefixtures("composing")
-@pytest.mark.parametrize("command", ["localize", "evaluate", "refine", "layers", "bundled_train"])
+@pytest.mark.parametrize(
+    "command", ["localize", "evaluate", "refine", "analyze", "layers", "bench", "bundled_train"]
+)
 def test_every_command_composes(command: str) -> None:
-    overrides = ["circuit=somewhere"] if command in ("evaluate", "refine") else []
+    overrides = ["circuit=somewhere"] if command in ("evaluate", "refine", "analyze") else []
     assert "output_dir" in resolved(compose(command, overrides))
 
 

@@ -13,6 +13,8 @@ import pytest
 from headloc.cli import main
 from tests.commands.runs import SMALL, Headloc, contents
 
+FACTS = json.dumps([{"input": str(n), "output": str(n + 1)} for n in range(1, 17)])
+
 
 @pytest.fixture
 def place(tmp_path: Path, finished: Path, other_model: Path) -> Path:
@@ -31,7 +33,12 @@ def place(tmp_path: Path, finished: Path, other_model: Path) -> Path:
             [{"input": str(n), "output": f"zzyx{n}"} for n in range(1, 60)]
         ),
         "columns.csv": "word,kind\ncat,animal\n",
+        "facts.json": FACTS,
+        "blank.json": '[{"input": " ", "output": "1"}, {"input": "", "output": "2"}]',
+        "pairs/facts.json": FACTS,
+        "pairs/copy.json": FACTS,
     }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     _model(other_model, tmp_path / "other", lambda folder: None)
     _model(other_model, tmp_path / "no_tokenizer", _without_tokenizer)
@@ -121,6 +128,47 @@ LOCALIZE: dict[str, tuple[list[str], str]] = {
     "unknown accelerator": (["trainer.accelerator=abacus"], "abacus"),
     "batch of the wrong type": (["data.batch_size=abc"], "should be a whole number"),
     "no prompts": (["data.train_prompts=0"], "above 0"),
+    "empty zero-shot prompt": (
+        [
+            "objective=function_vector", "task=pairs", "task.path=facts.json",
+            'task.template={in_pre:"",in_sep:"",out_pre:"",out_sep:"#"}',
+        ],
+        "empty in_sep and an empty out_pre",
+    ),
+    "query of blanks": (
+        ["objective=patch", "task=pairs", "task.path=blank.json"], "blank.json.*empty|visible"
+    ),
+    "too few items for the shots of a function vector": (
+        ["objective=function_vector", "task=pairs", "task.path=facts.json", "task.shots=9"],
+        r"'facts' has \d+ items.*9 shots and a query need 10",
+    ),
+    "function vector without shots": (
+        ["objective=function_vector", "task.shots=0"], r"few-shot prompts.*task\.shots is 0"
+    ),
+    "patch without shots": (["objective=patch", "task.shots=0"], "few-shot prompts"),
+    "held-out task that is trained on": (
+        ["task=pairs", "task.path=pairs", "task.tasks=[facts]", "task.held_out=[facts]"],
+        "task.held_out names facts, also trained on",
+    ),
+    "held-out copy of a trained task": (
+        ["task=pairs", "task.path=pairs", "task.held_out=[copy]"],
+        "'copy' has the items of 'facts', so it is also trained on",
+    ),
+    "every k held out": (["task.k=[1,2]", "task.held_out_k=[1,2]"], "leaves nothing to train on"),
+    "insertion layer above the model": (
+        ["objective=function_vector", "objective.layer=6"],
+        r"objective\.layer=6 is out of range.*0\.\.5.*third of the depth is 2",
+    ),
+    "insertion layer below zero": (
+        ["objective=function_vector", "objective.layer=-1"], "objective.layer=-1 is out of range"
+    ),
+    "insertion site": (["objective=function_vector", "objective.site=attenton"], "'attention'"),
+    "off-value of a function vector": (
+        ["objective=function_vector", "objective.off_value=resample"], "'resample' is unknown"
+    ),
+    "means of no prompts": (
+        ["objective=function_vector", "objective.prompts_per_task=0"], "prompts_per_task=0"
+    ),
     "rate of the wrong type": (["optimizer.lr=abc"], "should be a number or null"),
     "rate out of range": (["optimizer.lr=0"], "must be above 0"),
     "off-value": (["objective.off_value=meen"], "Did you mean 'mean'"),
@@ -208,6 +256,21 @@ def test_localize_refuses(mistake: str, headloc: Headloc, place: Path) -> None:
 @pytest.mark.parametrize("mistake", OTHERS)
 def test_others_refuse(mistake: str, headloc: Headloc, place: Path) -> None:
     assert_refused(headloc, place, *OTHERS[mistake])
+
+
+@pytest.mark.parametrize("command", ["layers", "refine", "evaluate"])
+def test_a_broken_circuit_folder_is_refused_by_every_command(
+    command: str, headloc: Headloc, place: Path
+) -> None:
+    arguments = [command, "circuit=cut_circuit", "output_dir=out"]
+    assert_refused(headloc, place, arguments, "broken")
+
+
+def test_a_circuit_of_another_template_has_no_place_in_a_layer_search(
+    headloc: Headloc, place: Path
+) -> None:
+    arguments = ["layers", "circuit=out/circuit", "task.template=a_b", "output_dir=out"]
+    assert_refused(headloc, place, arguments, "found with the template")
 
 
 def test_resume_needs_a_checkpoint(headloc: Headloc, place: Path) -> None:

@@ -117,14 +117,33 @@ def test_the_settings_of_hu_2025_are_those_of_the_paper(name: str) -> None:
         assert (task.shots, task.x_min, task.x_max) == (5, 1, 100)
 
 
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The options of every load of the bundled model."""
+    import headloc.bundled as module
+
+    seen: list[dict[str, Any]] = []
+    load = module.load_bundled
+
+    def counting(**options: Any) -> Any:
+        seen.append(options)
+        return load(**options)
+
+    monkeypatch.setattr(module, "load_bundled", counting)
+    return seen
+
+
 @pytest.mark.parametrize("name", BUNDLED)
-def test_a_bundled_experiment_is_reproduced(name: str, headloc: Headloc, tmp_path: Path) -> None:
+def test_a_bundled_experiment_is_reproduced(
+    name: str, headloc: Headloc, tmp_path: Path, loads: list[dict[str, Any]]
+) -> None:
     few = ("verdict.replicates=0", "logger=none", f"output_dir={tmp_path / 'out'}")
     quick = ("data.selection_prompts=24", "data.test_prompts=24", "data.held_out_prompts=24")
     result = headloc(
         "reproduce", name, "debug=fast", *few, *quick, *(REFINE if "hu" in name else [])
     )
     assert result.status == 0, result.err
+    assert len(loads) == 1
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     rows = list(csv.DictReader((tmp_path / "out" / "reproduction.csv").read_text().splitlines()))
     data = json.loads((tmp_path / "out" / "reproduction.json").read_text())
@@ -148,7 +167,32 @@ def test_a_bundled_experiment_is_reproduced(name: str, headloc: Headloc, tmp_pat
     assert not any(text.startswith(("output_dir", "logger")) for text in data["changes"])
     assert "published beside measured" in result.out
     assert "not applicable" in result.out
+    report = (tmp_path / "out" / "report.html").read_text()
+    titles = re.findall(r"<h2>(.*?)</h2>", report)
+    assert titles[:2] == ["Published beside measured", "Accuracy on fresh prompts"]
+    assert ("Dose scan" in titles) == ("hu2025" in name)
+    assert all(row["quantity"] in report for row in rows)
     assert Circuit.load(tmp_path / "out" / "circuit").seed == (42 if "hu2025" in name else 0)
+
+
+def test_a_plain_localization_of_an_experiment_tells_what_it_can_compare(
+    headloc: Headloc, tmp_path: Path
+) -> None:
+    quick = ("data.selection_prompts=24", "data.test_prompts=24", "data.held_out_prompts=24")
+    few = ("verdict.replicates=0", "logger=none", "objective.prompts_per_task=10", *quick)
+    arguments = ("localize", "debug=fast", *few, f"output_dir={tmp_path / 'out'}")
+    result = headloc(*arguments, "experiment=hu2025/bundled_add_k")
+    assert result.status == 0, result.err
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "Published beside measured" in report
+    elsewhere = "not measured by this command: run headloc reproduce hu2025/bundled_add_k"
+    refined = ("significant heads", "main heads", "others at mean", "by AIE", "without the main")
+    assert report.count(elsewhere) == len(refined)
+    accuracy = json.loads((tmp_path / "out" / "metrics.json").read_text())["accuracy/circuit"]
+    row = report.split("function vector of the selected heads")[1].split("</tr>")[0]
+    assert f"{accuracy:.3f}" in row
+    assert "n = 24" in row
+    assert not (tmp_path / "out" / "reproduction.json").exists()
 
 
 def test_a_paper_experiment_on_another_model_says_whose_figures_they_are(
@@ -167,7 +211,7 @@ def test_a_paper_experiment_on_another_model_says_whose_figures_they_are(
     rows = list(csv.DictReader((tmp_path / "out" / "reproduction.csv").read_text().splitlines()))
     notes = {row["quantity"]: row["note"] for row in rows}
     assert notes["clean five-shot"] == "published for meta-llama/Meta-Llama-3-8B-Instruct"
-    assert notes["main heads"] == "not measured by this run"
+    assert notes["main heads"] == "not measured: refine=false"
     assert "those of meta-llama/Meta-Llama-3-8B-Instruct, run on headloc/bundled" in result.out
 
 
