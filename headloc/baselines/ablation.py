@@ -1,4 +1,4 @@
-"""Leave-one-out ablation: close every head alone and see what the answer loses (METHODS 5, 7).
+"""Leave-one-out ablation: close every head alone and see what the answer loses.
 
     a[h] = m(all open) - m(all but h open),      m = mean log p(answer)
 

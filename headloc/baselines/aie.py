@@ -1,4 +1,4 @@
-"""Average indirect effect of every head (Todd et al. 2024, arXiv 2310.15213; METHODS 3.7).
+"""Average indirect effect of every head (Todd et al. 2024, arXiv 2310.15213, section 2.3).
 
     CIE(h | k) = mean of [ p(y_1 | shuffled prompt, z[h] := zbar_k[h]) - p(y_1 | shuffled prompt) ]
     AIE(h)     = mean of CIE(h | k) over the training tasks

@@ -1,4 +1,4 @@
-"""Activation patching: the average indirect effect of every head as a method (METHODS 3.7).
+"""Activation patching: the average indirect effect of every head as a method.
 
 The effects are those of `headloc.baselines.aie`: in label-shuffled few-shot prompts, one head at a
 time is put at its task mean.  Its prompts are drawn from the stream "aie" of the same seed, because

@@ -1,4 +1,5 @@
-"""Log-probability increase of the answer by a head's own contribution (METHODS 5 and 6, P2 and P3).
+"""Log-probability increase of the answer by a head's own contribution
+(Yu & Ananiadou 2024, arXiv 2402.02872 and 2312.12141).
 
     S[h] = log p(b | x_l + o_h) - log p(b | x_l)
 

@@ -1,6 +1,6 @@
 """What every method that looks for heads is given: the same model, prompts and intervention.
 
-PEERS.md 5: methods are compared on the same token ids.  The *search* prompts are for ranking heads,
+Methods are compared on the same token ids.  The *search* prompts are for ranking heads,
 the *selection* prompts for choosing a size; neither is ever scored.
 
 Shapes: N prompts, A heads in flat order, G gate vectors.

@@ -1,4 +1,4 @@
-"""Run every method on the same prompts, and score what it found on fresh ones (PEERS.md 5).
+"""Run every method on the same prompts, and score what it found on fresh ones.
 
 Prompts of search, selection, truth and test come from random streams of their own.  The off-values
 and the test prompts are the same for all seeds and methods; search and selection prompts follow the

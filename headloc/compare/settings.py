@@ -9,7 +9,7 @@ from headloc.errors import HeadlocError
 
 @dataclass(frozen=True, slots=True)
 class CompareSettings:
-    """Sizes of a comparison; every prompt set has its own random stream (METHODS 3.8).
+    """Sizes of a comparison; every prompt set has its own random stream.
 
     Attributes:
         seeds: seeds of search and selection prompts, and of the methods.
