@@ -12,7 +12,7 @@ Shapes: B rows, T columns, H heads of a layer, d head width, N neurons, D model 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -57,6 +57,7 @@ class LayerParts:
         neurons: where the neurons are, with the reason if they cannot be told apart.
         mlp_norm: the norm whose output the first projection reads, frozen; None if unknown.
         mlp_after_attention: whether that norm reads the stream with this layer's attention.
+        attention_norm: the norm whose output the attention reads, frozen; None if unknown.
     """
 
     layer: int
@@ -71,6 +72,7 @@ class LayerParts:
     neurons: NeuronSite
     mlp_norm: FrozenNorm | None
     mlp_after_attention: bool
+    attention_norm: FrozenNorm | None = None
 
     @property
     def middle_BD(self) -> Tensor:
@@ -155,6 +157,7 @@ def read_parts(lm: FrozenLM, batch: TokenBatch) -> StreamReading:
         *(f"{stack_name}.{name}" for name in blocks),
         *(name for found in norms.values() for name in found),
         *(name for site in sites if not site.reason for name in (site.down, *site.up)),
+        *(site.attention for site in lm.sites),
     ]
     calls = _Calls(len(batch), last)
     with ExitStack() as stack:
@@ -224,10 +227,14 @@ class _Layer:
         # What the layer was seen to add, so that a stream's parts sum to it without drift.
         attention_BD = after_BD - self.input_BD - mlp_BD
         site, coefficients_BN, mlp_scale_BD = self._neurons(mlp, m_BD, site)
-        norm, after = self._mlp_norm(site, norms, attention_BD)
+        first = site.up[0] if site.up else ""
+        middle_BD = self.input_BD + attention_BD
+        norm, after = self._norm_before(first, norms, {True: middle_BD, False: self.input_BD})
+        attention = "" if position is None else self.lm.sites[position].attention
+        own, _ = self._norm_before(attention, norms, {False: self.input_BD})
         return LayerParts(
             site.layer, position, self.input_BD, heads_BHD, attention_BD, times * scale_BD, mlp_BD,
-            times * mlp_scale_BD, coefficients_BN, site, norm, after,
+            times * mlp_scale_BD, coefficients_BN, site, norm, after, own,
         )  # fmt: skip
 
     def _scales(self) -> list[Tensor]:
@@ -271,26 +278,25 @@ class _Layer:
             return NeuronSite(site.layer, reason=reason), None, ones_BD
         return site, coefficients_BN, scale_BD
 
-    def _mlp_norm(
-        self, site: NeuronSite, norms: Sequence[str], attention_BD: Tensor
+    def _norm_before(
+        self, module: str, norms: Sequence[str], streams: Mapping[bool, Tensor]
     ) -> tuple[FrozenNorm | None, bool]:
-        """Return the norm before the first projection, and whether it reads the attention, too."""
-        if not site.up or site.up[0] not in self.calls.seen:
+        """Return the norm whose output a module reads, and the key of the stream that it reads."""
+        if module not in self.calls.seen:
             return None, False
-        given_BD = self.calls.seen[site.up[0]][0]
+        given_BD = self.calls.seen[module][0]
         near = _tolerance(self.lm)
-        streams = {True: self.input_BD + attention_BD, False: self.input_BD}
         for name in norms:
             x_BD, y_BD = self.calls.seen.get(name, (None, None))
             if x_BD is None or y_BD is None or not torch.equal(y_BD, given_BD):
                 continue
-            for after, stream_BD in streams.items():
+            for key, stream_BD in streams.items():
                 if (x_BD.double() - stream_BD).norm() <= near * stream_BD.norm():
-                    module = self.lm.model.get_submodule(name)
-                    return freeze_norm(module, x_BD, y_BD, self.lm.dtype), after
-        for after, stream_BD in streams.items():
+                    found = self.lm.model.get_submodule(name)
+                    return freeze_norm(found, x_BD, y_BD, self.lm.dtype), key
+        for key, stream_BD in streams.items():
             if (given_BD.double() - stream_BD).norm() <= near * stream_BD.norm():
-                return identity_norm(given_BD), after
+                return identity_norm(given_BD), key
         return None, False
 
 
