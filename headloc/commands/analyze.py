@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from headloc.analysis.base import Analysis, Findings, Subject
+    from headloc.circuit import Circuit
+    from headloc.lm.frozen import FrozenLM
+    from headloc.tasks import TaskFamily
 
 
 def run(cfg: DictConfig, output_dir: Path) -> dict[str, Findings]:
@@ -75,11 +78,42 @@ def _subject(cfg: DictConfig, settings: dict[str, Any]) -> Subject:
     from headloc.analysis.base import Subject
     from headloc.circuit import Circuit
 
+    if settings["circuit"] is None:
+        lm, task = _own_choice(cfg, settings)
+        return Subject(_no_circuit(lm, task), lm, task, settings["seed"], settings["mean_prompts"])
     circuit = Circuit.load(str(settings["circuit"]))
     lm = build_lm(cfg.model) if cfg.get("model") else own_model(circuit)
     task = build("task", settings["task"]) if settings.get("task") else own_task(circuit)
     circuit.check_model(lm)
     return Subject(circuit, lm, task, settings["seed"], settings["mean_prompts"])
+
+
+def _own_choice(cfg: DictConfig, settings: dict[str, Any]) -> tuple[FrozenLM, TaskFamily]:
+    """Return model and task of an analysis that needs no circuit: by default the bundled facts."""
+    from headloc.bundled import load_bundled
+    from headloc.tasks import Facts
+
+    lm = build_lm(cfg.model) if cfg.get("model") else load_bundled()
+    return lm, build("task", settings["task"]) if settings.get("task") else Facts()
+
+
+def _no_circuit(lm: FrozenLM, task: TaskFamily) -> Circuit:
+    """Return a circuit without heads, where no circuit is given."""
+    import torch
+
+    from headloc.circuit import Circuit
+
+    nothing_A = torch.zeros(lm.layout.total)
+    return Circuit(
+        heads=(),
+        gates=nothing_A,
+        scores=nothing_A.clone(),
+        model=lm.source.to_dict(),
+        objective={"name": "in_place", "off_value": "zero", "positions": "last"},
+        task=task.describe(),
+        selection={},
+        seed=0,
+    )
 
 
 def _run_all(
@@ -98,7 +132,8 @@ def _run_all(
     skipped: dict[str, str] = {}
     logger = open_logger(settings["logger"], folder, settings, job_type="analyze")
     try:
-        use_circuit(logger.wandb_run, subject.circuit, Path(str(settings["circuit"])))
+        if settings["circuit"] is not None:
+            use_circuit(logger.wandb_run, subject.circuit, Path(str(settings["circuit"])))
         for one in analyses:
             try:
                 with console.stage(one.name) as progress:

@@ -10,6 +10,7 @@ from headloc.tasks.arithmetic import Arithmetic
 from headloc.tasks.checks import Items
 from headloc.tasks.encoding import Encoded, TokenSpan, encode, encode_all
 from headloc.tasks.example import Demonstration, Example
+from headloc.tasks.facts import Facts
 from headloc.tasks.family import Split, TaskFamily
 from headloc.tasks.labels import Labels
 from headloc.tasks.multiply_k import MultiplyK
@@ -34,6 +35,7 @@ __all__ = [
     "Demonstration",
     "Encoded",
     "Example",
+    "Facts",
     "Items",
     "Labels",
     "MultiplyK",

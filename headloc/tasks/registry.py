@@ -8,6 +8,7 @@ from typing import Any
 
 from headloc.errors import TaskError, suggest
 from headloc.tasks.add_k import AddK
+from headloc.tasks.facts import Facts
 from headloc.tasks.family import TaskFamily
 from headloc.tasks.labels import Labels
 from headloc.tasks.multiply_k import MultiplyK
@@ -16,7 +17,7 @@ from headloc.tasks.prompts import Prompts
 from headloc.tasks.subtract_k import SubtractK
 
 _FAMILIES: dict[str, type[TaskFamily]] = {
-    family.name: family for family in (AddK, SubtractK, MultiplyK, Labels, Pairs, Prompts)
+    family.name: family for family in (AddK, SubtractK, MultiplyK, Labels, Pairs, Prompts, Facts)
 }
 
 

@@ -28,7 +28,8 @@ PIECES = {"in_pre": "<", "in_sep": "=", "out_pre": "", "out_sep": ">"}
 
 
 def test_build_by_name() -> None:
-    assert family_names() == ("add_k", "subtract_k", "multiply_k", "labels", "pairs", "prompts")
+    names = ("add_k", "subtract_k", "multiply_k", "labels", "pairs", "prompts", "facts")
+    assert family_names() == names
     assert isinstance(build_task("add_k"), AddK)
     assert build_task("add_k", {"k": [1, 2], "shots": 3}).train == ("add_1",)
     assert isinstance(build_task("labels", {"labels": ["a", "b"]}), Labels)
