@@ -29,6 +29,8 @@ from headloc.bundled.prompts import Batch
 #: A set of heads as a [L, H] tensor of ones and zeros, and the score of such a set.
 HeadScore = Callable[[Tensor], float]
 
+_REDUNDANT = 0.1
+
 
 @dataclass(frozen=True)
 class Elimination:
@@ -48,7 +50,9 @@ class Elimination:
 def eliminate(score: HeadScore, shape: tuple[int, int], per_round: int = 1) -> Elimination:
     """Switch off every head; each round those whose single loss leaves the best scores.
 
-    One head a round is the exact greedy search; more are a faster approximation of it.
+    One head a round is the exact greedy search; more are a faster approximation of it, in which a
+    round passes over heads that say what one before them said: without both the score falls by
+    `_REDUNDANT` nats below that without the second alone.
     """
     gates_LH = torch.ones(shape)
     order: list[tuple[int, int]] = []
@@ -59,10 +63,19 @@ def eliminate(score: HeadScore, shape: tuple[int, int], per_round: int = 1) -> E
             gates_LH[layer, head] = 0.0
             tried[layer, head] = score(gates_LH)
             gates_LH[layer, head] = 1.0
-        for chosen in sorted(tried, key=lambda head: tried[head], reverse=True)[:per_round]:
+        ranking = sorted(tried, key=lambda head: tried[head], reverse=True)
+        taken = 0
+        for chosen in ranking[: 2 * per_round]:
             gates_LH[chosen] = 0.0
+            reached = score(gates_LH) if taken else tried[chosen]
+            if reached < tried[chosen] - _REDUNDANT:
+                gates_LH[chosen] = 1.0
+                continue
             order.append(chosen)
-            scores.append(tried[chosen])
+            scores.append(reached)
+            taken += 1
+            if taken == per_round:
+                break
     return Elimination(tuple(order), tuple(scores))
 
 

@@ -102,8 +102,10 @@ def test_stage_on_a_terminal_has_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     file = io.StringIO()
     terminal = RichConsole(file=file, force_terminal=True, width=80)
     monkeypatch.setattr(Console, "_err", property(lambda self: terminal))
+    monkeypatch.setattr("headloc.reporting.estimate._FIRST_SECONDS", 0.0)
     with Console().stage("verdict") as progress:
-        progress(1, 2)
+        progress(1, 4)
+        progress(2, 4)
     shown = file.getvalue()
     assert "50%" in shown
     assert "left" in shown
