@@ -31,8 +31,8 @@ How to write an analysis
 
 An analysis knows the heads of a circuit and nothing of how they were found.  Prompts come from
 `subject.examples(n, use)`, where every use has a random stream of its own: what is fitted on one
-use is scored on another.  Shared, expensive things (task means, `head_spaces`) hang on the subject
-and are computed once.  `prompting.py` runs prompts in chunks and edits heads, `reading.py` reads
+use is scored on another.  Task means hang on the subject and are computed once; `head_spaces.py`
+makes subspaces of them.  `prompting.py` runs prompts in chunks and edits heads, `reading.py` reads
 attention and values at the last token, `value_maps.py` and `identity.py` know what a head reads,
 `resampling.py` gives intervals, `drawing.py` the look of the pictures.
 
@@ -116,7 +116,7 @@ class Subject:
 
     @cached_property
     def means(self) -> TaskMeans:
-        """The same for every head of the model, as means alone (METHODS 3.1)."""
+        """The same for every head of the model, as means alone."""
         from headloc.objectives.task_means import estimate_task_means
 
         return estimate_task_means(

@@ -3,8 +3,8 @@
     s_i     = W n_{y_i}, the contribution of demonstration i's label token before attention
     share_t = alpha_t <s_t, u> / <h, u>, signed; the shares of a prompt's tokens sum to 1
 
-(METHODS 4.5), with u the task's mean contribution, or its direction: then s and h are taken
-relative to the mean.  Numerators and denominators are kept per prompt and averaged before dividing.
+with u the task's mean contribution, or its direction: then s and h are taken relative to the mean.
+Numerators and denominators are kept per prompt and averaged before dividing.
 
 Shapes: P prompts, B prompts of a chunk, N demonstrations, T columns, G groups of tokens, r
 dimensions of the aggregation subspace, d head width.

@@ -1,4 +1,7 @@
-"""Colours and small pieces that the pictures of the analyses share."""
+"""Colours and small pieces that the pictures of the analyses share.
+
+A report is 860 pixels wide: letters of figures wider than `WIDEST` inches are too small in it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ BLUE, ORANGE, GREEN, GREY = "#0d5ea8", "#e66100", "#3d7a3d", "#5b6270"
 LINES = ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, ":", "^"), ("#8a3ffc", "-.", "D"))
 """Colour, dash and mark of the first four series: told apart without colour, too."""
 
+WIDEST = 9.0
 SOFT_GRID = "#dfe3ea"
+MOST_NAMED = 18
+"""Rows or columns of a map that are all named; of more, some are."""
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -70,26 +76,43 @@ def heat_map(
         written: whether the values are written into small maps.
     """
     most = limit if limit is not None else float(np.nanmax(np.abs(grid), initial=1e-12))
-    image = axes.imshow(
-        grid,
+    # Cells are drawn one by one: a bitmap inside a report is blurred, and barred by its policy.
+    image = axes.pcolormesh(
+        np.ma.masked_invalid(grid),
         cmap="RdBu_r" if diverging else "Blues",
         vmin=-most if diverging else 0.0,
         vmax=most,
-        aspect="auto",
-        interpolation="nearest",
     )
-    every_row, every_column = -(-len(rows) // 30), -(-len(columns) // 30)
-    axes.set_yticks(range(0, len(rows), every_row), list(rows)[::every_row])
-    axes.set_xticks(range(0, len(columns), every_column), list(columns)[::every_column])
+    axes.set_ylim(len(rows), 0)
+    for axis, names in ((axes.yaxis, rows), (axes.xaxis, columns)):
+        every = 1 if len(names) <= MOST_NAMED else -(-len(names) // (MOST_NAMED // 2))
+        axis.set_ticks(np.arange(0, len(names), every) + 0.5, list(names)[::every])
     if len(columns) > 6 and max(map(len, columns)) > 3:
         axes.tick_params(axis="x", rotation=60)
     if written and grid.size <= 144:
         for (i, j), value in np.ndenumerate(grid):
             if np.isfinite(value):
                 dark = abs(value) > 0.6 * most
-                axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7.5,
-                          color="white" if dark else "#2b2f38")  # fmt: skip
+                axes.text(j + 0.5, i + 0.5, f"{value:.2f}", ha="center", va="center",
+                          fontsize=7.5, color="white" if dark else "#2b2f38")  # fmt: skip
     finish(axes, grid=None)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    figure.colorbar(image, ax=axes, shrink=0.9, pad=0.02).set_label(label)
+    colour_bar(figure, image, axes, label)
+
+
+def colour_bar(figure: Figure, shown: Any, axes: Any, label: str) -> Any:
+    """Draw what the colours mean, as vectors, and return the bar.
+
+    Args:
+        figure: the figure.
+        shown: what is coloured (the mappable).
+        axes: the axes that it stands beside.
+        label: what the colours mean.
+    """
+    bar = figure.colorbar(shown, ax=axes, shrink=0.9, pad=0.02)
+    bar.set_label(label)
+    if bar.solids is not None:
+        bar.solids.set_rasterized(False)
+        bar.solids.set_edgecolor("face")
+    return bar

@@ -1,7 +1,7 @@
-"""The aggregation subspace of a head: where its mean outputs differ from task to task (METHODS 4.1)
+"""The aggregation subspace of a head: where its mean outputs differ from task to task.
 
-Principal components of the contributions zbar_k W_O of the training tasks.  An edit of the
-contribution becomes an edit of the head's own output z, because W_O maps z one to one:
+Principal components of the contributions zbar_k W_O of the training tasks (Hu et al. 2025).  Edits
+of the contribution become edits of the head's own output z, because W_O maps z one to one:
 
     h -> mu + (h - mu) B B^T      is      z -> m + (z - m) M,    M = W_O B B^T W_O^+
 
@@ -11,12 +11,14 @@ subspace.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from headloc.errors import HeadlocError
 from headloc.heads import HeadId
 from headloc.lm.projection import output_weights
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from headloc.lm.frozen import FrozenLM
 
 FEWEST_TASKS = 3
+RELIABLE = 0.5
+"""Reliability from which a head is said to tell tasks apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,57 @@ def head_spaces(subject: Subject, half: int | None = None) -> list[HeadSpace]:
         _space(subject.lm, head, z_KGd if half is None else z_KGd[:, half::2], subject)
         for head, z_KGd in zip(blocks.heads, blocks.z, strict=True)
     ]
+
+
+def reliability(first: HeadSpace, second: HeadSpace) -> float:
+    """Return how well the differences between task means repeat in other prompts.
+
+    The correlation of the centred task means of two halves of the data: 1 for a head that tells
+    tasks apart, 0 for one whose means differ by chance alone.
+    """
+    a_KD, b_KD = first.points_KD, second.points_KD
+    a_KD, b_KD = a_KD - a_KD.mean(0), b_KD - b_KD.mean(0)
+    size = (a_KD.square().sum() * b_KD.square().sum()).sqrt().clamp(min=1e-300)
+    return float((a_KD * b_KD).sum() / size)
+
+
+def telling_heads(subject: Subject) -> tuple[HeadId, ...]:
+    """Return the heads that tell tasks apart: those with a reliability of `RELIABLE` or more.
+
+    The others of a circuit do something else, such as carrying the query, and the differences
+    between their task means are those between the prompts at hand.
+    """
+    halves = zip(head_spaces(subject, 0), head_spaces(subject, 1), strict=True)
+    return tuple(a.head for a, b in halves if reliability(a, b) >= RELIABLE)
+
+
+def chosen_heads(subject: Subject, choice: str | Sequence[str]) -> tuple[HeadId, ...]:
+    """Return the heads of a circuit that an analysis edits.
+
+    Args:
+        subject: the circuit with its model and task.
+        choice: "telling" for those that tell tasks apart (all, when none does), "all", or a list
+            of heads as L15H2.
+
+    Raises:
+        HeadlocError: for another word, or a head that is not of the circuit.
+    """
+    if choice == "all":
+        return subject.heads
+    if choice == "telling":
+        return telling_heads(subject) or subject.heads
+    if isinstance(choice, str):
+        raise HeadlocError(
+            f"analysis.heads={choice!r} must be telling, all, or a list such as [L2H0,L2H3]."
+        )
+    wanted = tuple(sorted({HeadId.parse(name) for name in choice}))
+    strange = [str(head) for head in wanted if head not in subject.heads]
+    if strange or not wanted:
+        raise HeadlocError(
+            f"analysis.heads names {', '.join(strange) or 'no head'}; the circuit holds "
+            f"{', '.join(map(str, subject.heads))}."
+        )
+    return wanted
 
 
 def _space(lm: FrozenLM, head: HeadId, z_KGd: Tensor, subject: Subject) -> HeadSpace:

@@ -1,4 +1,4 @@
-"""The aggregation and extraction identity (METHODS 4.4).
+"""The aggregation and extraction identity.
 
 For a head with attention alpha_t from the last prompt token, inputs n_t and W = O V,
 

@@ -1,4 +1,4 @@
-"""Which offset does the signal of a single demonstration say? (METHODS 4.5)
+"""Which offset does the signal of a single demonstration say?
 
 In prompts whose demonstrations all use offsets of their own, the offset of demonstration i is
 decoded from its signal, and leakage tells how much of another demonstration's offset is in it.

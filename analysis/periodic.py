@@ -1,4 +1,4 @@
-"""Is a head's code for the number k periodic, and at which periods? (METHODS 4.2)
+"""Is a head's code for the number k periodic, and at which periods? (Hu et al. 2025)
 
 Per head, on the coordinates of its task means in the aggregation subspace: R^2 of every period at
 its best phase with both quadratures, predictions for numbers left out, a permutation null, and an

@@ -296,7 +296,7 @@ def _draw_circles(heads: Sequence[HeadPeriods], k_K: Array, colour: str) -> Figu
                 axes.set_ylabel(head.head)
             drawing.finish(axes, grid=None)
     if dots is not None:
-        bar = figure.colorbar(dots, ax=grid, shrink=0.6, pad=0.02)
+        bar = drawing.colour_bar(figure, dots, grid, "")
         bar.set_label("unit digit of k" if colour == "digit" else "k")
     return figure
 
@@ -322,7 +322,7 @@ def _draw_components(heads: Sequence[HeadPeriods], k_K: Array) -> Figure:
         axes.set_xticks([])
         axes.set_yticks([])
         drawing.finish(axes, grid=None)
-    figure.colorbar(dots, ax=places, shrink=0.6, pad=0.02).set_label("k")
+    drawing.colour_bar(figure, dots, places, "k")
     figure.supxlabel("component 1", fontsize=10)
     figure.supylabel("component 2", fontsize=10)
     return figure

@@ -1,4 +1,4 @@
-"""Regressions of periodic features of a number k on a head's coordinates (METHODS 4.2).
+"""Regressions of periodic features of a number k on a head's coordinates (Hu et al. 2025).
 
 Targets cos(2 pi k / T + theta) are centred over the k at hand (periods longer than their range do
 not average to zero) and regressed with an intercept.  The best phase has a closed form: R^2 as a

@@ -1,4 +1,4 @@
-"""Bootstrap intervals of many figures over the same prompts, all paired (METHODS 7).
+"""Bootstrap intervals of many figures over the same prompts, all paired.
 
 The figures are those of `headloc.evaluation.intervals.bootstrap`, number for number; the resamples
 are drawn once for all of them.

@@ -1,4 +1,4 @@
-"""Do later demonstrations suppress what earlier ones got wrong? (METHODS 4.6)
+"""Do later demonstrations suppress what earlier ones got wrong? (a claim of Hu et al. 2025)
 
     a_i = <Q^T s_i, u_k>    the signal of demonstration i along its task's direction
     b_i = alpha_i a_i       the same as the head weighs it

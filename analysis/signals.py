@@ -1,4 +1,4 @@
-"""What does each demonstration tell the heads, and how much do they listen to it? (METHODS 4.5)
+"""What does each demonstration tell the heads, and how much do they listen to it?
 
 Per head: shares of token groups in the output, the peaking ratio (attention on labels over
 attention elsewhere), the alignment of a demonstration's signal with its task's direction, and, for

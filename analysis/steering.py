@@ -1,4 +1,4 @@
-"""Do the feature subspaces cause the answer, and can they be steered? (METHODS 4.3)
+"""Do the feature subspaces cause the answer, and can they be steered? (Hu et al. 2025)
 
 Arms: every head of the circuit is projected onto the subspace of a feature group (parity, unit
 digit, magnitude), or onto what its r-dimensional subspace holds beside it,

@@ -1,9 +1,9 @@
 """How many dimensions do the heads use to tell tasks apart, and do these dimensions carry the task?
 
-Per head: principal components of the task means, their spectrum and the dimensions to 95 %
-(METHODS 4.1), principal angles to the other heads and between two halves of the data, how exactly
-the extraction identity holds (4.4), and the causal check: all heads of the circuit are projected
-onto their first r components in fresh few-shot prompts, beside random subspaces of the same size.
+Per head: principal components of the task means (Hu et al. 2025), their spectrum and the dimensions
+to 95 %, principal angles to the other heads and between two halves of the data, how exactly the
+extraction identity holds, and the causal check: heads are projected onto their first r components
+in fresh few-shot prompts, beside random subspaces of the same size.
 
 Shapes: K tasks, d head width, D model width, r dimensions of a subspace, B rows, S random sets,
 N prompts.
@@ -29,7 +29,7 @@ from headloc.tasks.family import Split
 
 from . import subspaces_shown as shown
 from .base import Analysis, Findings, Progress, Subject
-from .head_spaces import HeadSpace, head_spaces
+from .head_spaces import HeadSpace, chosen_heads, head_spaces, reliability
 from .identity import both_sides, extraction_map
 from .linear import overlap, principal_angles, random_basis
 from .prompting import Edit, answers, prompt_chunks, right
@@ -55,30 +55,21 @@ def removal(space: HeadSpace, basis_Dr: Tensor) -> Edit:
     return Edit(rest_dd, space.center_d @ matrix_dd)
 
 
-def reliability(first: HeadSpace, second: HeadSpace) -> float:
-    """Return how well the differences between task means repeat in other prompts.
-
-    The correlation of the centred task means of two halves of the data: 1 for a head that tells
-    tasks apart, 0 for one whose means differ by chance alone.
-    """
-    a_KD, b_KD = first.points_KD, second.points_KD
-    a_KD, b_KD = a_KD - a_KD.mean(0), b_KD - b_KD.mean(0)
-    size = (a_KD.square().sum() * b_KD.square().sum()).sqrt().clamp(min=1e-300)
-    return float((a_KD * b_KD).sum() / size)
-
-
 @dataclass(frozen=True)
 class Subspaces(Analysis):
     """Options.
 
     Attributes:
         dimensions: dimensions r of the aggregation subspace (6 in the paper).
-        sizes: numbers of dimensions that the causal check projects onto.
+        heads: heads that the causal check projects: telling (those that tell tasks apart), all,
+            or a list.
+        sizes: numbers of dimensions that it projects onto.
         prompts: fresh few-shot prompts per split of the causal check.
         random_sets: random subspaces per size.
     """
 
     dimensions: int = 6
+    heads: str | tuple[str, ...] | list[str] = "telling"
     sizes: tuple[int, ...] | list[int] = (0, 1, 2, 3, 4, 6, 8)
     prompts: int = 256
     random_sets: int = 5
@@ -97,6 +88,8 @@ class Subspaces(Analysis):
         """Answer the question."""
         spaces, first, second = (head_spaces(subject, half) for half in (None, 0, 1))
         size = self.dimensions
+        wanted = chosen_heads(subject, self.heads)
+        edited = [space for space in spaces if space.head in wanted]
         heads = [
             head_summary(space, a, b, size)
             for space, a, b in zip(spaces, first, second, strict=True)
@@ -105,7 +98,8 @@ class Subspaces(Analysis):
             heads=heads,
             spectra={str(space.head): space.components.share_R.numpy() for space in spaces},
             pairs=pair_summaries(spaces, size, subject.seed),
-            arms=self._arms(subject, spaces, progress),
+            edited=[str(space.head) for space in edited],
+            arms=self._arms(subject, edited, progress),
             identity=identity_checks(subject, spaces, size),
             size=size,
             seed=subject.seed,
@@ -211,7 +205,7 @@ def pair_summaries(spaces: Sequence[HeadSpace], size: int, seed: int) -> list[sh
 def identity_checks(
     subject: Subject, spaces: Sequence[HeadSpace], size: int
 ) -> list[shown.IdentityCheck]:
-    """Return how exactly the identity holds on fresh prompts, head by head (METHODS 4.4).
+    """Return how exactly the identity holds on fresh prompts, head by head.
 
     Empty for a model whose values cannot be read token by token.
     """

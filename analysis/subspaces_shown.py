@@ -1,29 +1,24 @@
-"""Tables, sentences and pictures of `subspaces.py`.
+"""Tables and sentences of `subspaces.py`.
 
-Shapes: S random sets, N prompts, R components.
+Shapes: S random sets, N prompts.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headloc.evaluation.intervals import Estimate, mean_interval
 
-from . import drawing
+from . import subspaces_picture as picture
 from .base import Findings, Picture, Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-SPLIT_NAMES = {"train": "tasks trained on", "held_out": "held-out tasks"}
-RELIABLE = 0.5
-"""Reliability from which a head is said to tell tasks apart."""
+from .head_spaces import RELIABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +84,7 @@ def findings(
     heads: Sequence[HeadSummary],
     spectra: Mapping[str, NDArray[np.float64]],
     pairs: Sequence[PairSummary],
+    edited: Sequence[str],
     arms: Sequence[Arm],
     identity: Sequence[IdentityCheck],
     size: int,
@@ -113,22 +109,23 @@ def findings(
                    "degrees, and mean squared cosine beside random subspaces of the same heads."),
             Table("causal", ("split", "kind", "dimensions", "accuracy", "low", "high", "n", "sets",
                              "smallest", "largest"), [_arm_row(arm, seed) for arm in arms],
-                  "Accuracy with all heads of the circuit projected onto r dimensions around their "
-                  "mean, or with these at their mean, at the last token of few-shot prompts."),
+                  f"Accuracy with {_named(edited)} projected onto r dimensions around their mean, "
+                  "or with these at their mean, at the last token of few-shot prompts."),
             _table("identity", IdentityCheck, identity, "The identity between aggregated and "
                    "extracted coordinates, relative to the largest coordinate."),
         ),
         (
-            Picture("spectrum", "Cumulative share of the variance between task means.",
-                    partial(_draw_spectrum, spectra, size)),
-            Picture("causal", "Accuracy with the circuit's heads projected onto r dimensions each; "
+            Picture("spectrum", "Cumulative share of the variance between task means: heads that "
+                    "tell tasks apart, and others (grey), whose means differ by the prompts at "
+                    "hand.", partial(picture.draw_spectrum, heads, spectra, size)),
+            Picture("causal", f"Accuracy with {_named(edited)} projected onto r dimensions each; "
                     "the bands are the 95 % interval and the range of the random sets.",
-                    partial(_draw_arms, arms, seed)),
+                    partial(picture.draw_arms, arms, seed)),
             Picture("overlap", "Overlap of the heads' subspaces: mean squared cosine of the "
                     "principal angles. On the diagonal: the two halves of the data.",
-                    partial(_draw_overlaps, heads, pairs)),
+                    partial(picture.draw_overlaps, heads, pairs)),
         ),
-        _sentences(heads, pairs, arms, identity, size, seed),
+        _sentences(heads, pairs, edited, arms, identity, size, seed),
     )  # fmt: skip
 
 
@@ -164,6 +161,9 @@ def _scalars(
     for arm in arms:
         size = "" if arm.size is None else f"/{arm.size}"
         scalars |= arm.accuracy(seed).to_metrics(f"{arm.split}/accuracy/{arm.kind}{size}")
+    for split in dict.fromkeys(arm.split for arm in arms):
+        least = kept_dimensions(arms, split)
+        scalars[f"{split}/dimensions_kept_95"] = math.nan if least is None else least
     for head in heads:
         scalars[f"{head.head}/dimensions_95"] = head.dimensions
         scalars[f"{head.head}/share"] = head.share
@@ -177,9 +177,24 @@ def _scalars(
     return scalars
 
 
+def _named(heads: Sequence[str]) -> str:
+    return f"the head {heads[0]}" if len(heads) == 1 else f"the heads {', '.join(heads)}"
+
+
+def kept_dimensions(arms: Sequence[Arm], split: str, share: float = 0.95) -> int | None:
+    """Return the fewest dimensions that keep a share of the untouched accuracy, None if none do."""
+    mean = {(arm.kind, arm.size): float(arm.outcomes_SN.mean()) for arm in arms
+            if arm.split == split}  # fmt: skip
+    enough = [size for (kind, size), value in mean.items()
+              if kind == "components" and size is not None
+              and value >= share * mean["full", None]]  # fmt: skip
+    return min(enough, default=None)
+
+
 def _sentences(
     heads: Sequence[HeadSummary],
     pairs: Sequence[PairSummary],
+    edited: Sequence[str],
     arms: Sequence[Arm],
     identity: Sequence[IdentityCheck],
     size: int,
@@ -200,11 +215,11 @@ def _sentences(
     for split in dict.fromkeys(arm.split for arm in arms):
         own = {(arm.kind, arm.size): arm.accuracy(seed) for arm in arms if arm.split == split}
         said.append(
-            f"{SPLIT_NAMES[split].capitalize()}, n = {own['full', None].n}: accuracy "
-            f"{own['full', None]} as it is; {own['components', size]} with every head of the "
-            f"circuit projected onto {size} components, {own['random', size]} onto {size} random "
+            f"{picture.SPLIT_NAMES[split].capitalize()}, n = {own['full', None].n}: accuracy "
+            f"{own['full', None]} as it is; {own['components', size]} with {len(edited)} heads "
+            f"projected onto {size} components each, {own['random', size]} onto {size} random "
             f"dimensions; {own['without', size]} with these components at their mean, "
-            f"{own['without_random', size]} with as many random ones."
+            f"{own['without_random', size]} with as many random ones. " + _fewest(arms, split, own)
         )
     if pairs:
         above = sum(pair.overlap > pair.overlap_random_95 for pair in pairs)
@@ -223,78 +238,13 @@ def _sentences(
     return tuple(said)
 
 
+def _fewest(arms: Sequence[Arm], split: str, own: Mapping[tuple[str, int | None], Estimate]) -> str:
+    least = kept_dimensions(arms, split)
+    if least is None:
+        return "No size that was tried keeps 95 % of the accuracy."
+    return f"{least} components are the fewest to keep 95 % of it: {own['components', least]}."
+
+
 def _range(values: Sequence[int]) -> str:
     low, high = min(values), max(values)
     return str(low) if low == high else f"{low} to {high}"
-
-
-def _draw_spectrum(spectra: Mapping[str, NDArray[np.float64]], size: int) -> Figure:
-    figure = drawing.new_figure(6.8, 4.2)
-    axes = figure.add_subplot()
-    named = len(spectra) <= 12
-    for index, (head, shares) in enumerate(spectra.items()):
-        line = np.concatenate([[0.0], shares.cumsum()])
-        colour, dash, mark = drawing.LINES[index % len(drawing.LINES)]
-        axes.plot(range(len(line)), line, dash, marker=mark, ms=3.5, color=colour, alpha=0.75,
-                  label=head if named else None)  # fmt: skip
-    axes.axhline(0.95, color=drawing.GREY, lw=1.0, ls=(0, (4, 3)))
-    axes.annotate("95 %", (0.99, 0.945), xycoords=("axes fraction", "data"), ha="right",
-                  va="top", fontsize=8.5, color=drawing.GREY)  # fmt: skip
-    axes.axvline(size, color=drawing.GREY, lw=0.8, alpha=0.5)
-    axes.set_xlim(0, min(16, max(map(len, spectra.values()))))
-    axes.set_ylim(0, 1.02)
-    axes.set_xlabel("principal components")
-    axes.set_ylabel("share of the variance")
-    if named:
-        axes.legend(frameon=False, fontsize=8.5, ncols=2, loc="lower right")
-    drawing.finish(axes)
-    return figure
-
-
-def _draw_arms(arms: Sequence[Arm], seed: int) -> Figure:
-    splits = list(dict.fromkeys(arm.split for arm in arms))
-    figure = drawing.new_figure(4.6 * len(splits) + 0.6, 4.0)
-    for axes, split in zip(drawing.panels(figure, len(splits), 2), splits, strict=True):
-        own = [arm for arm in arms if arm.split == split]
-        for kind, name, look in (
-            ("components", "principal components", drawing.LINES[0]),
-            ("random", "random dimensions", drawing.LINES[1]),
-        ):
-            _draw_line(axes, [arm for arm in own if arm.kind == kind], name, look, seed)
-        full = next(arm for arm in own if arm.kind == "full").accuracy(seed)
-        axes.axhline(full.value, color=drawing.GREY, lw=1.0, ls=(0, (4, 3)))
-        axes.annotate("untouched", (0.01, full.value), xycoords=("axes fraction", "data"),
-                      ha="left", va="bottom", fontsize=8.5, color=drawing.GREY)  # fmt: skip
-        axes.set_ylim(-0.03, 1.08)
-        axes.set_xlabel("dimensions kept per head")
-        axes.set_ylabel("accuracy")
-        axes.set_title(f"{SPLIT_NAMES[split]}, n = {full.n}", loc="left")
-        drawing.finish(axes)
-    figure.axes[0].legend(frameon=False, fontsize=9, loc="center right")
-    return figure
-
-
-def _draw_line(
-    axes: Any, arms: Sequence[Arm], name: str, look: tuple[str, str, str], seed: int
-) -> None:
-    colour, dash, mark = look
-    line = sorted(arms, key=lambda arm: arm.size or 0)
-    found = [arm.accuracy(seed) for arm in line]
-    sizes = [arm.size for arm in line]
-    axes.plot(sizes, [f.value for f in found], dash, marker=mark, ms=4, color=colour, label=name)
-    each = [arm.outcomes_SN.mean(1) for arm in line]
-    low = [min(f.low, float(e.min())) for f, e in zip(found, each, strict=True)]
-    high = [max(f.high, float(e.max())) for f, e in zip(found, each, strict=True)]
-    axes.fill_between(sizes, low, high, color=colour, alpha=0.15, lw=0)
-
-
-def _draw_overlaps(heads: Sequence[HeadSummary], pairs: Sequence[PairSummary]) -> Figure:
-    names = [head.head for head in heads]
-    grid = np.diag([head.overlap_of_halves for head in heads])
-    for pair in pairs:
-        i, j = names.index(pair.head), names.index(pair.other)
-        grid[i, j] = grid[j, i] = pair.overlap
-    side = min(9.0, 0.45 * len(names) + 2.2)
-    figure = drawing.new_figure(side + 0.8, side)
-    drawing.heat_map(figure, figure.add_subplot(), grid, names, names, label="overlap", limit=1.0)
-    return figure

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from headloc.analysis import subspaces_shown
 from headloc.analysis.base import NotApplicable, Subject
-from headloc.analysis.head_spaces import head_spaces, resampled_means
+from headloc.analysis.head_spaces import chosen_heads, head_spaces, reliability, resampled_means
 from headloc.analysis.linear import principal_angles
 from headloc.analysis.mean_blocks import block_count
 from headloc.analysis.periodic import Periodic
@@ -15,7 +16,7 @@ from headloc.analysis.prompting import Edit, answers, edit_heads, label_columns,
 from headloc.analysis.resampling import Resamples
 from headloc.analysis.steering import Steering, feature_basis
 from headloc.analysis.steering_shown import Arm, Steered
-from headloc.analysis.subspaces import Subspaces, projection, reliability, removal
+from headloc.analysis.subspaces import Subspaces, projection, removal
 from headloc.errors import HeadlocError
 from headloc.lm.taps import read_heads
 from headloc.objectives.task_means import estimate_task_means
@@ -78,6 +79,30 @@ def test_reliability_is_one_for_a_head_that_tells_tasks_and_low_for_noise() -> N
         for seed in (0, 1)
     ]  # fmt: skip
     assert abs(reliability(*noise)) < 0.5
+
+
+def test_the_heads_to_edit_are_chosen_by_what_they_tell_or_by_name() -> None:
+    subject = tiny_subject()
+    first, second = (head_spaces(subject, half) for half in (0, 1))
+    telling = [a.head for a, b in zip(first, second, strict=True) if reliability(a, b) >= 0.5]
+    assert list(chosen_heads(subject, "telling")) == (telling or list(subject.heads))
+    assert chosen_heads(subject, "all") == subject.heads
+    assert chosen_heads(subject, ["L1H3", "L0H1"]) == (subject.heads[0], subject.heads[2])
+    with pytest.raises(HeadlocError, match="holds L0H1, L1H0, L1H3"):
+        chosen_heads(subject, ["L0H0"])
+    with pytest.raises(HeadlocError, match="telling, all"):
+        chosen_heads(subject, "some")
+
+
+def test_the_fewest_dimensions_that_keep_the_accuracy() -> None:
+    sizes = {1: 10, 2: 95, 4: 100}
+    arms = [subspaces_shown.Arm("full", None, "train", np.ones((1, 100), dtype=bool))]
+    arms += [
+        subspaces_shown.Arm("components", size, "train", np.arange(100)[None] < right)
+        for size, right in sizes.items()
+    ]
+    assert subspaces_shown.kept_dimensions(arms, "train") == 2
+    assert subspaces_shown.kept_dimensions(arms[:2], "train") is None
 
 
 def test_answers_without_edits_are_the_model_s_own_also_of_several_tokens() -> None:
