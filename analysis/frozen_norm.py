@@ -1,4 +1,6 @@
-"""A norm with its scale frozen is linear: norm(v) = slope * centre(v) + bias (METHODS 6).
+"""A norm with its scale frozen is linear: norm(v) = slope * centre(v) + bias.
+
+Source: Yu & Ananiadou 2024, arXiv 2312.12141.
 
 Slope and centring are measured on the module itself, so that every kind of norm (LayerNorm,
 RMSNorm, the variants that add one to their weight) is read the same way: norm(0) is the bias,

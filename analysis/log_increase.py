@@ -3,7 +3,7 @@
     Imp(v) = log p(w | base + v) - log p(w | base)
            = logit_w(v) - log E_{j ~ p(.|base)} exp(logit_j(v))
 
-with the final norm frozen (METHODS 6; Yu & Ananiadou 2024, arXiv 2312.12141).  The base is the
+with the final norm frozen (Yu & Ananiadou 2024, arXiv 2312.12141).  The base is the
 layer's input for attention parts and the layer's input with its attention for feed-forward parts,
 so that the scores of whole blocks telescope to log p(final) - log p(embedding).  The logarithm
 matters: d log p / d logit = 1 - p, so that scores neither depend on how probable the answer already

@@ -1,4 +1,6 @@
-"""Where an architecture keeps its feed-forward neurons: subvalues and subkeys (METHODS 6).
+"""Where an architecture keeps its feed-forward neurons: subvalues and subkeys.
+
+Source: Yu & Ananiadou 2024, arXiv 2312.12141.
 
 A feed-forward block adds c * (sum_n m_n v_n + b) to the residual stream: m_n is the coefficient of
 neuron n (the input of the second projection), v_n its subvalue (a row of `values_ND`), and c a norm

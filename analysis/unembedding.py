@@ -1,4 +1,6 @@
-"""Logits, linear in the parts of the stream: final norm and soft cap frozen (METHODS 6).
+"""Logits, linear in the parts of the stream: final norm and soft cap frozen.
+
+Source: Yu & Ananiadou 2024, arXiv 2312.12141.
 
     logits = cap * scale * (U (slope * centre(x) + bias) + b)
 

@@ -3,7 +3,7 @@
 A run has one seed and many uses of chance: "means" (estimating off-values), "train", "selection",
 "test", "controls" and whatever a command adds.  Each use takes its own stream by name, so that
 adding one never moves another, and prompts drawn for scoring are not those that means were
-estimated on (METHODS 3.8).
+estimated on.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def elbow(sizes: Sequence[int], accuracies: Sequence[float]) -> int:
     """Return the position of the point farthest above the chord from the first to the last point.
 
     Sizes and accuracies are scaled to [0, 1] first, as for the elbow of a coefficient curve
-    (METHODS 3.4); ties go to the fewest heads.
+    (Hu et al. 2025, selection); ties go to the fewest heads.
     """
     width = max(1, sizes[-1] - sizes[0])
     gain = accuracies[-1] - accuracies[0]

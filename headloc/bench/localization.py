@@ -1,4 +1,4 @@
-"""Whole localizations, timed by stage: the add-k experiment of METHODS 3.1 and a sparsity path.
+"""Whole localizations, timed by stage: the add-k experiment of Hu et al. 2025 and a sparsity path.
 
 Both run through `headloc.localizer.localize` as a user's would, means and verdict included; only
 writing files is left out.

@@ -72,7 +72,10 @@ def run_bench(
 
 
 def task_of(shots: int) -> TaskFamily:
-    """Return the task that is measured on: add-k with a number of demonstrations (METHODS 2)."""
+    """Return the task that is measured on: add-k with a number of demonstrations.
+
+    Source: Hu et al. 2025, tasks.
+    """
     return AddK(shots=shots)
 
 

@@ -25,7 +25,7 @@ class BenchSettings:
         turn_seconds: calls are repeated within a turn until it lasts about this long.
         shots: demonstrations of a prompt.
         prompts: prompts whose prefixes are cached.
-        batch_size: prompts of a step (128 in METHODS 3.1).
+        batch_size: prompts of a step (128 in Hu et al. 2025).
         bank: gate sets of the bank that is compared with one.
         scaling_repetitions: turns of every point of a scaling axis.
         seed: everything random follows from it.
@@ -56,7 +56,7 @@ class BenchSettings:
 
 @dataclass(frozen=True, slots=True)
 class LocalizationSizes:
-    """Sizes of the whole localizations, by default those of METHODS 3.1.
+    """Sizes of the whole localizations, by default those of Hu et al. 2025.
 
     Attributes:
         prompts_per_task: few-shot prompts behind the mean of a task.

@@ -1,4 +1,4 @@
-"""Bootstrap intervals over prompts (METHODS 3.8, 7).
+"""Bootstrap intervals over prompts.
 
 Every interval is the 2.5 to 97.5 percentile range over resamples of the prompts, paired where a
 figure combines several outcomes of the same prompts.
@@ -77,7 +77,7 @@ def faithfulness(
     seed: int,
     smallest_denominator: float = 0.02,
 ) -> Estimate | None:
-    """Return (m(circuit) - m(off)) / (m(full) - m(off)), METHODS 7; None where it is undefined.
+    """Return (m(circuit) - m(off)) / (m(full) - m(off)); None where it is undefined.
 
     Numerator and denominator are averaged over prompts before dividing.  A denominator that is near
     zero, or whose interval reaches zero, means that the heads may not matter for the task at all;

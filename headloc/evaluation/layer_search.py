@@ -1,8 +1,10 @@
-"""Search over insertion layers: where does a function vector work best? (METHODS 3.1; P1)
+"""Search over insertion layers: where does a function vector work best?
 
-P1 adds the vector at about a third of the depth.  Here the same vector is added at every layer and
-site, on zero-shot prompts of the selection stream, and the best place is recommended.  The task
-means are estimated once; every prompt's prefix is run once.
+Source: Hu et al. 2025, localization.
+
+Hu et al. 2025 add the vector at about a third of the depth.  Here the same vector is added at
+every layer and site, on zero-shot prompts of the selection stream, and the best place is
+recommended.  The task means are estimated once; every prompt's prefix is run once.
 
 Shapes: A heads in flat order, N prompts.
 """

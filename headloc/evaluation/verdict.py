@@ -1,7 +1,7 @@
 """The verdict on a circuit: is it sufficient, is it necessary, is it better than chance?
 
 What each condition leaves open stands in `conditions.py`.  All on prompts drawn for this purpose
-alone, on the tasks that were trained on and on held-out tasks (METHODS 3.8, 7).  Every outcome of
+alone, on the tasks that were trained on and on held-out tasks.  Every outcome of
 every prompt is kept.
 
 Shapes: N prompts, A heads.

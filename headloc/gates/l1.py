@@ -1,4 +1,4 @@
-"""L1 coefficients in [0, 1] with a proximal step (Hu et al. 2025, METHODS 3.1).
+"""L1 coefficients in [0, 1] with a proximal step (Hu et al. 2025, localization).
 
 The coefficients are deterministic.  After every optimizer step they are soft-thresholded by
 weight * learning rate and clamped.  Adam's normalised step moves a head that has no task gradient

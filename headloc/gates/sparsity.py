@@ -40,7 +40,7 @@ class SparsityControl(nn.Module, ABC):
 
 
 class PenaltySparsity(SparsityControl):
-    """weight * (expected number of open heads), METHODS 3.1-3.3.
+    """weight * (expected number of open heads) (Hu et al. 2025; Louizos et al. 2018).
 
     Args:
         weight: loss per open head, in nats of the task loss.
@@ -57,12 +57,12 @@ class PenaltySparsity(SparsityControl):
         return self.weight * open_heads if gates.penalty_in_loss else 0.0 * open_heads
 
     def shrinkage(self, learning_rate: float) -> float:
-        """Return weight * learning rate (METHODS 3.1)."""
+        """Return weight * learning rate (Hu et al. 2025, localization)."""
         return self.weight * learning_rate
 
 
 class TargetSparsity(SparsityControl):
-    """A target number of heads through Lagrange multipliers (Edge Pruning, METHODS 3.3).
+    """A target number of heads through Lagrange multipliers (Edge Pruning, Bhaskar et al. 2024).
 
     With s the expected share of open heads, t the target share and A the number of heads, the loss
     gains A (lambda1 (s - t) + lambda2 (s - t)^2), and both multipliers climb by a step times

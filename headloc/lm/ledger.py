@@ -1,4 +1,4 @@
-"""What a run costs, in forward-equivalents (METHODS 7).
+"""What a run costs, in forward-equivalents.
 
 One forward pass of one prompt's tokens is 1, its backward pass 2; a pass behind a cached prefix
 counts its own tokens only.  The ledger counts the tokens that the model is really run on, padding

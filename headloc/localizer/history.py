@@ -26,7 +26,7 @@ CURVES = (
 class GateHistory(L.Callback):
     """Keep the test-time gates, the ranking scores and the curves after every epoch.
 
-    The mean over the last epochs is steadier than the last alone (METHODS 3.4).
+    The mean over the last epochs is steadier than the last alone (Hu et al. 2025, selection).
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
 """The LightningModule: a frozen language model, and gates over its heads that are trained.
 
-    loss = task loss under sampled gates + sparsity term            (METHODS 3.1-3.3)
+    loss = task loss under sampled gates + sparsity term   (Hu et al. 2025; Louizos et al. 2018)
 
 Only the gates and the state of the sparsity control enter a checkpoint: a few kilobytes, loaded
 strictly.
@@ -40,7 +40,7 @@ OPEN = 0.5
 class OptimizerSettings:
     """Adam on the gates, its rate falling linearly; `lr=None` takes the rate that suits the gates.
 
-    There is no weight decay: it would move gates that have no gradient (METHODS 3.3).
+    There is no weight decay: it would move gates that have no gradient.
     """
 
     lr: float | None = None
@@ -110,7 +110,7 @@ class GateTraining(L.LightningModule, ABC):
         return min(1.0, self.global_step / max(1.0, float(total)))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Count the steps in which no gate of a gate set has a gradient (METHODS 3.3)."""
+        """Count the steps in which no gate of a gate set has a gradient."""
         if not self._logs_now():
             return
         norms = []

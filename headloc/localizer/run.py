@@ -6,7 +6,7 @@ With a `PathSparsity` a bank of gate sets is trained at once, and its path takes
 selection rule and of the replicates.
 
 Five random streams keep them apart: what the off-values are estimated on, what gates are trained
-on, what the size is chosen on, what is finally scored, and the controls (METHODS 3.8).
+on, what the size is chosen on, what is finally scored, and the controls.
 """
 
 from __future__ import annotations

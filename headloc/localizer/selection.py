@@ -1,4 +1,4 @@
-"""From gates to a set of heads (METHODS 3.4).
+"""From gates to a set of heads (Hu et al. 2025, selection).
 
     threshold    gates above a fixed value
     elbow        sort the gates above 1e-6 and behind them one of the closed ones, normalise rank

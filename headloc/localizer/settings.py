@@ -12,7 +12,7 @@ PLACES = ("auto", "device", "host", "none")
 
 @dataclass(frozen=True, slots=True)
 class DataSettings:
-    """Sizes of the prompt sets; every set has its own random stream (METHODS 3.8).
+    """Sizes of the prompt sets; every set has its own random stream.
 
     Attributes:
         train_prompts: prompts that the gates are fitted to.
@@ -55,7 +55,7 @@ class VerdictSettings:
             stable the head set is.
         greedy: also search by greedy backward elimination (slow on models with many heads).
         greedy_share: share of the full accuracy that the greedy search keeps.
-        average_epochs: epochs whose gates are averaged before selection (METHODS 3.4).
+        average_epochs: epochs whose gates are averaged before selection (Hu et al. 2025).
     """
 
     random_sets: int = 20

@@ -1,4 +1,6 @@
-"""Objectives that carry a task by its mean head outputs into a zero-shot prompt (METHODS 3.1).
+"""Objectives that carry a task by its mean head outputs into a zero-shot prompt.
+
+Source: Hu et al. 2025, localization.
 
 Both hold the task means of every head, and of every feed-forward block where these are gated, and
 gate them on zero-shot prompts; they differ in how a mean

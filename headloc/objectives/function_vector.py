@@ -1,4 +1,4 @@
-"""The function-vector objective (Hu et al. 2025, METHODS 3.1).
+"""The function-vector objective (Hu et al. 2025, localization).
 
     v_k(c) = sum_{l,h} [c[l,h] zbar_k[l,h] + (1 - c[l,h]) off[l,h]] W_O[l,h]
     loss   = - sum_j log p(y_j | zero-shot prompt, y_<j ; residual += v_k(c)) + sparsity

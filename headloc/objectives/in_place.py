@@ -1,4 +1,6 @@
-"""The in-place objective: scale head outputs of the few-shot prompt itself (METHODS 3.2).
+"""The in-place objective: scale head outputs of the few-shot prompt itself.
+
+Source: the in-place form of the experiments of Hu et al. 2025.
 
     z'[l,h] = g[l,h] z[l,h] + (1 - g[l,h]) base[l,h]      at the gated positions
     m'[l]   = g[l] m[l] + (1 - g[l]) base[l]              where feed-forward blocks are gated too

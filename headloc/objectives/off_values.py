@@ -1,6 +1,6 @@
 """What a closed head puts out: zero, its mean over tasks, or its output on a counterfactual prompt.
 
-METHODS 3.2: z' = g z + (1 - g) base with base zero, the cross-task mean, or a resampled output; the
+z' = g z + (1 - g) base with base zero, the cross-task mean, or a resampled output; the
 same holds for m, what a feed-forward block adds to the residual stream, where these are gated.
 
 The mean is kept per *role* of a token (last prompt token, label, separator, ...), because what a

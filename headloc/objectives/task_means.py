@@ -1,4 +1,6 @@
-"""Task means: the mean output of every head at the last prompt token, task by task (METHODS 3.1).
+"""Task means: the mean output of every head at the last prompt token, task by task.
+
+Source: Hu et al. 2025, localization.
 
     zbar_k[l,h] = mean over n few-shot prompts of task k of the head's output at the last token
     mbar_k[l]   = the same of what the feed-forward block adds to the stream, where asked for
@@ -77,7 +79,7 @@ class TaskMeans:
         )
 
     def contributions(self, lm: FrozenLM) -> Tensor:
-        """Return G_KAD, what each mean adds to the residual stream (METHODS 3.1).
+        """Return G_KAD, what each mean adds to the residual stream (Hu et al. 2025, localization).
 
         The feed-forward blocks, where there are means of them, stand behind the heads.
         """

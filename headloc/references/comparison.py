@@ -28,7 +28,7 @@ class ComparisonRow:
         n: number of prompts behind it.
         note: how the two compare, or why they cannot be compared.
         meaning: what the figure says.
-        source: section of METHODS and how the figure was read.
+        source: part of the paper and how the figure was read.
         metric: key of the run's metric.
     """
 

@@ -8,7 +8,7 @@ from typing import Literal
 from headloc.heads import HeadId
 
 ReadAs = Literal["seen", "digest"]
-"""How a figure was read: in the primary source, or in a secondary summary (METHODS, markers)."""
+"""How a figure was read: in the primary source, or in a secondary summary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Quantity:
         low: the published figure, or the lower end of a published range; None where there is none.
         high: the upper end of the range, equal to `low` for a single figure.
         meaning: what the figure says, and on what it was measured.
-        section: where it stands in METHODS.
+        section: the part of the paper that it stands in.
         read: how it was read.
     """
 
@@ -53,7 +53,7 @@ class Reference:
         published: False for runs on models of headloc's own, for which nothing is published.
         quantities: the figures.
         main_heads: heads that the paper names, zero-based; may be empty.
-        heads_section: where they stand in METHODS.
+        heads_section: the part of the paper that they stand in.
         note: what else has to be known to compare.
     """
 

@@ -1,1 +1,1 @@
-"""From the heads that training selected to those that carry the task alone (METHODS 3.5, 3.6)."""
+"""From the heads that training selected to those that carry the task alone (Hu et al. 2025)."""

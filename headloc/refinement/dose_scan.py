@@ -1,4 +1,6 @@
-"""The dose scan: how far does one head alone carry the task, and in which dose (METHODS 3.5)?
+"""The dose scan: how far does one head alone carry the task, and in which dose?
+
+Source: Hu et al. 2025, refinement.
 
     FV(c, h, k) = c zbar_k[h] + sum over the other selected heads of their cross-task mean
 

@@ -1,7 +1,7 @@
 """Are the heads necessary?  Few-shot prompts with heads at their cross-task mean at the last token.
 
-The controls of the main heads are drawn from the other selected heads, as published (METHODS 3.6),
-where those are enough for different sets, and otherwise from all other heads.
+The controls of the main heads are drawn from the other selected heads, as published (Hu et al.
+2025), where those are enough for different sets, and otherwise from all other heads.
 
 Shapes: N prompts, A heads, R random sets.
 """

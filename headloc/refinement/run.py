@@ -3,7 +3,7 @@
     dose scan -> significant and main heads -> AIE and residual-stream rivals -> table
 
 The random streams keep three things apart: what is chosen by scanning ("selection", "refine"), what
-AIE is measured on ("aie"), and what is finally scored ("test") (METHODS 3.8).
+AIE is measured on ("aie"), and what is finally scored ("test").
 """
 
 from __future__ import annotations

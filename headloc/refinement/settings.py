@@ -11,7 +11,7 @@ _MAY_BE_ZERO = ("aie_prompts", "random_sets")
 
 @dataclass(frozen=True, slots=True)
 class RefineSettings:
-    """Sizes of a refinement; every set of prompts has its own random stream (METHODS 3.8).
+    """Sizes of a refinement; every set of prompts has its own random stream.
 
     Attributes:
         doses: the largest dose of the scan.

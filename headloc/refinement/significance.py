@@ -1,4 +1,6 @@
-"""Which heads carry the task beyond chance, and which carry most of it (METHODS 3.5).
+"""Which heads carry the task beyond chance, and which carry most of it.
+
+Source: Hu et al. 2025, refinement.
 
 Every dose above 0 is tested against dose 0 on the same prompts by McNemar's exact one-sided test,
 Bonferroni over the doses of a head, Benjamini-Hochberg over heads (Hu et al. 2025).

@@ -1,4 +1,4 @@
-"""The verdict table of a refined circuit (METHODS 3.6), every row on the same fresh prompts.
+"""The verdict table of a refined circuit (Hu et al. 2025), every row on the same fresh prompts.
 
     zero-shot   vectors of head sets, of single heads in their dose, of AIE's heads, of random
                 sets, and the whole residual stream

@@ -1,8 +1,8 @@
 """Vectors of head sets, one per task, as sums of precomputed head contributions.
 
-    unit    v_k = sum_{h in set} zbar_k[h] + sum_{other heads} off[h]            (METHODS 3.4)
+    unit    v_k = sum_{h in set} zbar_k[h] + sum_{other heads} off[h]      (Hu et al. 2025)
     among   v_k = sum_{h in set} zbar_k[h] + sum_{other selected heads} mean[h] + ...
-    scaled  v_k = c zbar_k[h] + sum_{other selected heads} mean[h] + ...         (METHODS 3.5)
+    scaled  v_k = c zbar_k[h] + sum_{other selected heads} mean[h] + ...   (Hu et al. 2025)
 
 Heads outside the selected set stay at the objective's off-value: absent for off_value=zero, which
 is the published form, and a mean otherwise.  All contributions are

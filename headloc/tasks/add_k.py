@@ -1,4 +1,4 @@
-"""Add-k: `y = x + k` with a hidden offset k (METHODS 2; P1 section 2).
+"""Add-k: `y = x + k` with a hidden offset k (Hu et al. 2025, section 2).
 
 Defaults are the paper's: k in 1..30, x in 1..100, five shots, `12->19#`, and k in
 {2, 16, 20, 21, 27} held out.

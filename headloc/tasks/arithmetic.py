@@ -1,6 +1,6 @@
 """Arithmetic with a hidden number k: the common base of add-k, subtract-k and multiply-k.
 
-    y = f(x, k)      with k to be read off the demonstrations (METHODS 2; P1 section 2)
+    y = f(x, k)      with k to be read off the demonstrations (Hu et al. 2025, section 2)
 
 All tasks of a family have the same inputs: otherwise the range of x would give k away.  A share of
 demonstrations may carry the label of another k (`wrong_labels`), so that one demonstration is not
@@ -23,7 +23,7 @@ from headloc.tasks.example import Demonstration, Example
 from headloc.tasks.family import TaskFamily, TemplateSpec
 
 HELD_OUT_K = (2, 16, 20, 21, 27)
-"""The k that P1 keeps for evaluation in add-k; the other families use the same ones."""
+"""The k that Hu et al. 2025 keep for evaluation in add-k; the other families use the same ones."""
 
 
 class Arithmetic(TaskFamily):

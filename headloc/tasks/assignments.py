@@ -2,7 +2,7 @@
 
 An assignment is an ordered choice of as many classes as there are labels.  Every choice comes with
 all its rotations, so that each class takes each label once; with two labels these are the
-assignment and its label-reversed twin (METHODS 5).
+assignment and its label-reversed twin (Yu & Ananiadou 2024, arXiv 2402.02872).
 """
 
 from __future__ import annotations

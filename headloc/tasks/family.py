@@ -1,9 +1,9 @@
 """A family of tasks: what to draw prompts from.
 
 A family holds several tasks of one kind (add-k for many k), some for training and some held out
-(METHODS 2).  It draws examples from random streams that the caller names (`headloc.randomness`),
-and can corrupt an example: shuffle its labels (METHODS 3.7) or have another task label it (for the
-off-value `resample`).
+(Hu et al. 2025).  It draws examples from random streams that the caller names
+(`headloc.randomness`), and can corrupt an example: shuffle its labels (Todd et al. 2024), have
+another task label it (for the off-value `resample`).
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class TaskFamily(ABC):
             )
 
     def shuffled(self, example: Example, rng: np.random.Generator) -> Example:
-        """Permute the labels of the demonstrations so that none keeps its own (METHODS 3.7).
+        """Permute the labels of the demonstrations so that none keeps its own (Todd et al. 2024).
 
         Raises:
             TaskError: when there is no such permutation.

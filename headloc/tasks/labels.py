@@ -1,4 +1,6 @@
-"""Labels: classify words or sentences into label words that mean nothing (METHODS 5; P2).
+"""Labels: classify words or sentences into label words that mean nothing.
+
+Source: Yu & Ananiadou 2024, arXiv 2402.02872.
 
 A task assigns classes to labels, such as `animals=foo,fruits=bar`; only the demonstrations tell
 which class has which label.  Demonstrations are balanced over the labels and in random order.

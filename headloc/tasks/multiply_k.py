@@ -1,4 +1,4 @@
-"""Multiply-k: `y = x * k` with a hidden factor k in 1..30 (METHODS 2; P1, later version).
+"""Multiply-k: `y = x * k` with a hidden factor k in 1..30 (Hu et al. 2025, later version).
 
 Labels reach x_max * k_max: up to four digits by default, so several tokens for most models.
 `y_max` bounds them, at the price of fewer x.

@@ -1,4 +1,4 @@
-"""Label shuffles in which no demonstration keeps its label, as METHODS 3.7 corrupts prompts."""
+"""Label shuffles in which no demonstration keeps its label, as Todd et al. 2024 corrupt prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Subtract-k: `y = x - k` with a hidden k (METHODS 2; P1, later version).
+"""Subtract-k: `y = x - k` with a hidden k (Hu et al. 2025, later version).
 
 The paper writes the family as `y = x + k` with k in -30..0.  Here k is what is subtracted, 1..30,
 so that `subtract_7` is the paper's k = -7; its k = 0, the identity, is `task.k_min=0`.  Labels stay

@@ -1,7 +1,7 @@
 """Templates turn an example into text and remember what every character is.
 
 A demonstration is rendered as `in_pre + x + in_sep + out_pre + y + out_sep`, the query as
-`in_pre + x + in_sep + out_pre` (METHODS 2).  The default, `arrow`, gives `12->19#30->37#8->`.
+`in_pre + x + in_sep + out_pre` (Hu et al. 2025).  The default, `arrow`, gives `12->19#30->37#8->`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ TEMPLATES: Mapping[str, Template] = MappingProxyType(
         "a_b": Template("A:", "\n", "B:", "\n"),
         "text_label": Template("text:", "\n", "label:", "\n"),
         "x_fx": Template("x:", "\n", "f(x):", "\n"),
-        # METHODS 5: "S0 : bar S1 : bar S2 :"; the last blank is moved into the answer by `encode`.
+        # Yu & Ananiadou 2024: "S0 : bar S1 : bar S2 :"; `encode` moves the last blank into the
+        # answer.
         "colon": Template("", " :", " ", " "),
     }
 )

@@ -1,6 +1,6 @@
 """Training function-vector coefficients against the published recipe, written down again by hand.
 
-METHODS 3.1: cross entropy on zero-shot prompts with v = c^T G added behind the attention of one
+Hu et al. 2025: cross entropy on zero-shot prompts with v = c^T G added behind the attention of one
 layer; AdamW with lr 0.01, betas (0.9, 0.98) and no weight decay; after each step a soft threshold
 by weight * lr and a clamp to [0, 1]; in the published code the L1 norm is in the loss as well.
 

@@ -17,7 +17,7 @@ LLAMA = "meta-llama/Meta-Llama-3-8B-Instruct"
 def quantity(name: str, low: float | None, high: float | None = None, key: str = "") -> Quantity:
     read = None if low is None else "seen"
     return Quantity(name, key or f"accuracy/{name}", low, low if high is None else high, "what",
-                    "METHODS 3.6", read)  # fmt: skip
+                    "results", read)  # fmt: skip
 
 
 def reference(*quantities: Quantity, published: bool = True) -> Reference:
@@ -59,11 +59,11 @@ def test_a_figure_is_within_above_or_below() -> None:
     assert (rows[0].n, rows[4].n) == (512, None)
     assert rows[0].interval == "[0.850, 0.950]"
     assert rows[4].interval == ""
-    assert rows[0].source == "METHODS 3.6, seen"
+    assert rows[0].source == "results, seen"
 
 
 def test_what_is_missing_on_either_side_is_marked() -> None:
-    untold = Quantity("a metric of the future", None, 0.2, 0.2, "what", "METHODS 6", "digest")
+    untold = Quantity("a metric of the future", None, 0.2, 0.2, "what", "results", "digest")
     found = compare(
         reference(quantity("full", None), quantity("aie", 0.4), untold), METRICS, model=LLAMA
     )

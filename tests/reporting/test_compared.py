@@ -46,7 +46,7 @@ def test_figures_stand_side_by_side_with_source_interval_and_n(tmp_path: Path) -
     Page(html)
     rows = table(html)
     assert list(rows) == [quantity.name for quantity in REFERENCE.quantities]
-    read = "METHODS 3.6, read in the paper"
+    read = "results, read in the paper"
     assert rows["clean five-shot"] == [
         f"0.857 to 0.87 {read}", "0.860 [0.830, 0.890], n = 512", "within the measured interval"
     ]  # fmt: skip
@@ -84,13 +84,13 @@ def test_what_is_not_published_and_another_model_are_marked(tmp_path: Path) -> N
 
 
 def test_a_reference_cannot_run_anything(tmp_path: Path) -> None:
-    quantity = Quantity(HOSTILE, "accuracy/full", 0.1, 0.2, HOSTILE, "METHODS 5", "digest")
+    quantity = Quantity(HOSTILE, "accuracy/full", 0.1, 0.2, HOSTILE, "results", "digest")
     reference = Reference("a/b", HOSTILE, "1", HOSTILE, True, (quantity,), note=HOSTILE)
     html = report(compare(reference, METRICS, model="mine", changes=[HOSTILE]), tmp_path)
     Page(html)
     assert "<script" not in html
     assert html.count("&lt;script&gt;") >= 6
-    assert "METHODS 5, read in a secondary summary" in html
+    assert "results, read in a secondary summary" in html
 
 
 def test_without_a_reference_there_is_no_such_section(tmp_path: Path) -> None:
