@@ -35,8 +35,8 @@ Commands
   headloc COMMAND --help     the options of a command
   headloc --version
 
-Hydra's own flags work with localize, evaluate, refine, analyze, reproduce, layers, compare and
-bundled train: --multirun, --cfg job, --config-dir DIR (your own experiments).
+Hydra's own flags work with localize, evaluate, refine, analyze, reproduce, layers, compare,
+doctor and bundled train: --multirun, --cfg job, --config-dir DIR (your own experiments).
 HEADLOC_TRACEBACK=1 shows the traceback of an error.
 """
 
@@ -106,6 +106,12 @@ def _refine(cfg: DictConfig, output_dir: Path) -> None:
 
 def _analyze(cfg: DictConfig, output_dir: Path) -> None:
     from headloc.commands.analyze import run
+
+    run(cfg, output_dir)
+
+
+def _doctor(cfg: DictConfig, output_dir: Path) -> None:
+    from headloc.commands.doctor import run
 
     run(cfg, output_dir)
 
@@ -221,6 +227,7 @@ COMMANDS = (
         "The result is for task=prompts task.path=FILE.json. The pairs of function_vectors are\n"
         "read as they are: task=pairs task.path=FILE.",
     ),
+    Command(("doctor",), "check a model, and what a localization costs", _doctor, "doctor"),
     Command(("bench",), "measure speed and memory as ratios", _bench, "bench"),
     Command(
         ("bundled", "train"), "train the bundled model from its recipe", _bundled_train,

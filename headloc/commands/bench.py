@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,13 +43,11 @@ def run(cfg: DictConfig, output_dir: Path) -> BenchResult:
     from headloc.bench.one_at_a_time import Sizes
     from headloc.bench.run import run_bench
     from headloc.bench.writing import lines, write_bench
-    from headloc.reporting.console import Console
+    from headloc.reporting.console import Console, quiet_lightning
 
     patching = build_settings("patching", Sizes, options["patching"])
     console = Console()
-    # Devices and tips are no news; warnings still come through.
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    quiet_lightning()
     with console.stage("loading"):
         lm = _model(cfg, options)
     result = run_bench(

@@ -34,6 +34,12 @@ LINE_SECONDS = 15.0
 """Time between two lines about the same step."""
 
 
+def quiet_lightning() -> None:
+    """Keep Lightning's news of devices and reached epochs back; warnings still come through."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
 class ProgressLines:
     """How far a step is, a line every now and then.
 
@@ -98,9 +104,7 @@ class Console:
         """
         from headloc.reporting.training import TrainingBar, TrainingLines
 
-        # Devices and "max_epochs reached" are no news; warnings still come through.
-        for name in ("lightning.pytorch", "lightning.fabric"):
-            logging.getLogger(name).setLevel(logging.WARNING)
+        quiet_lightning()
         if not trainer_options.get("enable_progress_bar", True):
             return []
         trainer_options["enable_progress_bar"] = False

@@ -1,8 +1,7 @@
 """From rendered text to tokens: prompt and answer are tokenised together and split by characters.
 
 The answer is never tokenised alone, because its tokens depend on what is in front of it (`19` after
-a blank is one, two or three tokens, depending on the family; ECOSYSTEM 5.5 g).  The boundary is
-chosen
+a blank is one, two or three tokens, depending on the tokenizer).  The boundary is chosen
 so that the first scored token carries content: it is the one with the answer's first visible
 character.  Blanks between the two belong to it where the tokenizer glues them to it (` 19` is one
 token), and otherwise stay at the end of the prompt as tokens of their own.
