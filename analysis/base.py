@@ -176,12 +176,14 @@ class Findings:
         tables: tables.
         pictures: pictures.
         sentences: what is found, in plain words with figures, the most important first.
+        circuit: heads that the analysis has found, saved as circuit/ beside the rest.
     """
 
     scalars: Mapping[str, float]
     tables: tuple[Table, ...] = ()
     pictures: tuple[Picture, ...] = ()
     sentences: tuple[str, ...] = field(default=())
+    circuit: Circuit | None = None
 
 
 class Analysis(ABC):

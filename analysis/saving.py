@@ -18,7 +18,8 @@ def save_findings(analysis: Analysis, subject: Subject, found: Findings, output_
     """Write `output_dir`/findings/NAME and return it.
 
     The folder holds summary.json (flat scalars), findings.json (scalars, sentences, options, what
-    was analysed), one csv per table, one png and one svg per picture.
+    was analysed), one csv per table, one png and one svg per picture, and circuit/ where the
+    analysis has found heads.
     """
     folder = output_dir / FINDINGS / analysis.name
 
@@ -30,6 +31,9 @@ def save_findings(analysis: Analysis, subject: Subject, found: Findings, output_
         for picture in found.pictures:
             for kind, content in rendered_picture(picture).items():
                 write_bytes(place / f"{picture.name}.{kind}", content)
+        if found.circuit is not None:
+            (place / "circuit").mkdir()
+            found.circuit.write_into(place / "circuit")
 
     write_folder(folder, fill)
     return folder

@@ -147,20 +147,19 @@ def top_neurons(
     """
     _check(banks, k, parts_per_pass)
     bases = [readout.base(bank.base_BD).log_softmax(-1) for bank in banks]
-    bound_BM = torch.cat(
-        [bank.bounds(readout.pull(_gradient(readout, base)))
-         for bank, base in zip(banks, bases, strict=True)], dim=1,
-    )  # fmt: skip
+    bound_BM = torch.cat(_bounds(readout, banks, bases), dim=1)
     rows, total = bound_BM.shape
     k = min(k, total)
     sorted_BM, order_BM = bound_BM.sort(dim=1, descending=True)
     slack = _SLACK.get(bound_BM.dtype, _SLACK_SINGLE) * bound_BM.abs().amax(1).double()
-    step = max(1, parts_per_pass // rows)
+    most = max(1, parts_per_pass // rows)
+    step = min(most, 2 * k)
     best_Bk = bound_BM.new_full((rows, k), -torch.inf, dtype=torch.float64)
     where_Bk = torch.zeros_like(best_Bk, dtype=torch.int64)
     start = 0
     while start < total:
         index_BS = order_BM[:, start : start + step]
+        step = min(most, 2 * step)
         score_BS = _rescored(readout, banks, bases, index_BS)
         both = torch.cat([best_Bk, score_BS], 1), torch.cat([where_Bk, index_BS], 1)
         best_Bk, picked_Bk = both[0].topk(k, dim=1)
@@ -169,6 +168,63 @@ def top_neurons(
         if start < total and bool((sorted_BM[:, start] + slack <= best_Bk[:, -1]).all()):
             break
     return _named(banks, where_Bk, best_Bk, start, total)
+
+
+@torch.no_grad()
+def scores_of(
+    readout: Readout,
+    banks: Sequence[Candidates],
+    index_BS: Tensor,
+    parts_per_pass: int = PARTS_PER_PASS,
+) -> Tensor:
+    """Return the exact scores of some candidates, score_BS.
+
+    Args:
+        readout: the frozen readout.
+        banks: candidates layer by layer.
+        index_BS: which candidates, numbered through over all banks (`numbered`).
+        parts_per_pass: rows of logits held at once.
+    """
+    bases = [readout.base(bank.base_BD).log_softmax(-1) for bank in banks]
+    step = max(1, parts_per_pass // max(1, len(index_BS)))
+    parts = [_rescored(readout, banks, bases, part) for part in index_BS.split(step, dim=1)]
+    return torch.cat(parts, 1) if parts else index_BS.double()
+
+
+def numbered(banks: Sequence[Candidates], layer: Tensor, neuron: Tensor) -> Tensor:
+    """Return the numbers of feed-forward neurons over all banks, in the shape of `layer`.
+
+    Raises:
+        HeadlocError: for a layer without a bank.
+    """
+    starts: dict[int, int] = {}
+    start = 0
+    for bank in banks:
+        starts[bank.layer] = start
+        start += bank.coefficient_BNT[0].numel()
+    found = torch.full_like(layer, -1)
+    for known, first in starts.items():
+        found = torch.where(layer == known, first + neuron, found)
+    if bool((found < 0).any()):
+        raise HeadlocError("A neuron is of a layer whose neurons cannot be told apart.")
+    return found
+
+
+@torch.no_grad()
+def first_order(readout: Readout, banks: Sequence[Candidates]) -> list[Tensor]:
+    """Return the first-order term of every candidate, bound_BM by bank.
+
+    It is additive, unlike Imp, and an upper bound of it.
+    """
+    bases = [readout.base(bank.base_BD).log_softmax(-1) for bank in banks]
+    return _bounds(readout, banks, bases)
+
+
+def _bounds(readout: Readout, banks: Sequence[Candidates], bases: Sequence[Tensor]) -> list[Tensor]:
+    return [
+        bank.bounds(readout.pull(_gradient(readout, base)))
+        for bank, base in zip(banks, bases, strict=True)
+    ]
 
 
 @torch.no_grad()

@@ -1,0 +1,97 @@
+"""The rows that an attribution explains: their classes, and what their tokens are.
+
+Shapes: N rows, T columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headloc.lm.batch import Role, TokenBatch
+from headloc.tasks import Encoded, Example, Facts
+
+from .base import Subject
+from .vocabulary import token_text
+
+if TYPE_CHECKING:
+    from headloc.lm.frozen import FrozenLM
+
+SUBJECT, REST, LAST, ANSWER = "subject", "rest", "last token", "answer"
+_ROLES = {
+    Role.BOS: "beginning of text", Role.PREFIX: "template", Role.INPUT: "inputs",
+    Role.SEPARATOR: "template", Role.LABEL: "labels", Role.END: "template", Role.QUERY: "query",
+    Role.OTHER: REST,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Rows that are explained.
+
+    Attributes:
+        subject: what is analysed.
+        examples: what each row was rendered from.
+        encoded: its prompt.
+        batch: the prompts, first target the token that is explained.
+        asked: rows there were before the unknown ones were left out.
+        known_A: which of them the model answers correctly.
+    """
+
+    subject: Subject
+    examples: tuple[Example, ...]
+    encoded: tuple[Encoded, ...]
+    batch: TokenBatch
+    asked: int
+    known_A: NDArray[np.bool_]
+
+    @property
+    def lm(self) -> FrozenLM:
+        """The model."""
+        return self.subject.lm
+
+    def classes(self, most: int) -> dict[str, NDArray[np.int64]]:
+        """Return the rows of each class, of the `most` classes that have the most rows."""
+        rows: dict[str, list[int]] = {}
+        for row, example in enumerate(self.examples):
+            rows.setdefault(example.task, []).append(row)
+        largest = sorted(rows, key=lambda name: -len(rows[name]))[:most]
+        return {name: np.array(rows[name]) for name in rows if name in largest}
+
+    def columns(self, row: int) -> list[int]:
+        """Return the columns of a row's tokens."""
+        return [i for i, m in enumerate(self.batch.mask_BT[row].tolist()) if m]
+
+    def tokens(self, row: int) -> list[str]:
+        """Return the text of each of a row's tokens."""
+        ids = self.batch.ids_BT[row].tolist()
+        return [token_text(self.lm, ids[column]) for column in self.columns(row)]
+
+    def answer(self, row: int) -> str:
+        """Return the text of the token that is explained."""
+        return token_text(self.lm, int(self.batch.target_BJ[row, 0]))
+
+    def groups(self, row: int) -> list[str]:
+        """Return what each of a row's tokens is: of the subject, of a label, the last one."""
+        roles = self.encoded[row].prompt.roles
+        names = [_ROLES.get(Role(role), REST) for role in roles]
+        task = self.subject.task
+        if isinstance(task, Facts) and self.examples[row].task in task.train:
+            front = sum(role == Role.BOS for role in roles)
+            inside = _inside(self.lm, self.encoded[row].text, task.fact(self.examples[row]).subject)
+            names[front:] = [SUBJECT if of else REST for of in inside]
+        extra = len(self.columns(row)) - len(names)
+        names = [*names, *[ANSWER] * extra]
+        return [*names[:-1], LAST]
+
+
+def _inside(lm: FrozenLM, text: str, part: str) -> list[bool]:
+    """Return whether each token of a text holds a character of a part of it."""
+    tokenizer: Any = lm.tokenizer
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    start = text.find(part) if part else -1
+    stop = start + len(part)
+    return [start >= 0 and a < stop and b > start for a, b in offsets["offset_mapping"]]

@@ -1,0 +1,328 @@
+"""Tables of `attribution.py`.
+
+Shapes: N rows, L layers, C chosen heads, T columns.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from headloc.heads import HeadId
+
+from .attribution_classes import ClassScores, CurvePoint, expected_shared, shared
+from .attribution_data import Explained
+from .attribution_read import PromptScores
+from .attribution_sources import Sources
+from .attribution_text import Texts
+from .base import Subject, Table
+from .neurons import neuron_sites, values_of
+from .resampling import Resamples
+from .score_comparison import Ablated
+
+if TYPE_CHECKING:
+    from headloc.lm.frozen import FrozenLM
+
+    from .attribution import Attribution
+
+Rows = list[list[Any]]
+
+
+def words(tokens: Sequence[str]) -> str:
+    """Return tokens as one text, each in quotes so that blanks can be seen."""
+    return " ".join(repr(token) for token in tokens)
+
+
+def neuron_count(lm: FrozenLM) -> int:
+    """Return how many feed-forward neurons can be told apart."""
+    return sum(len(values_of(lm, site)[0]) for site in neuron_sites(lm) if not site.reason)
+
+
+def strip(
+    explained: Explained, sources: Sources, row: int
+) -> tuple[list[str], list[float], str, str]:
+    """Return tokens of a prompt, their increase summed over chosen heads, the class, the answer."""
+    columns = explained.columns(row)
+    increase = sources.increase_NCT[row].sum(0)[columns].tolist()
+    return explained.tokens(row), increase, explained.examples[row].task, explained.answer(row)
+
+
+def all_tables(
+    options: Attribution,
+    subject: Subject,
+    explained: Explained,
+    scores: PromptScores,
+    overall: ClassScores,
+    classes: Sequence[ClassScores],
+    sources: Sources,
+    texts: Texts,
+    compared: Mapping[str, Ablated],
+    compared_draws: Resamples | None,
+    curve: Sequence[CurvePoint],
+    draws: Resamples,
+    rows: Sequence[int],
+) -> tuple[Table, ...]:
+    """Return every table that has rows."""
+    k = options.shown
+    found = [
+        Table("layers", ("layer", "attention", "attention_low", "attention_high", "attention_share",
+                         "feed_forward", "feed_forward_low", "feed_forward_high",
+                         "feed_forward_share", "neurons_up", "neurons_down", "attention_promotes",
+                         "feed_forward_promotes"), _layers(draws, scores, texts),
+              "Mean log-probability increase (nats) of each layer's blocks, their shares of the "
+              "whole way from the embedding to the end, first-order terms of the layer's neurons "
+              "above and below zero, and tokens that the mean output promotes."),
+        Table("heads", ("head", "mean", "low", "high", "positive", "in_circuit", "promotes",
+                        "suppresses"), _heads(draws, subject, scores, texts, overall),
+              "Mean log-probability increase of every head (nats), the share of prompts on which "
+              "it is positive, and for chosen heads what their mean output writes."),
+        Table("neurons", ("class", "layer", "neuron", "mean", "low", "high", "coefficient",
+                          "promotes", "suppresses"),
+              _neurons(subject, (overall, *classes), texts, k),
+              "Feed-forward neurons by mean log-probability increase over the prompts of a class."),
+        Table("classes", ("class", "prompts", "log_probability", "attention_share",
+                          "feed_forward_share", "heads", "neurons", "heads_cancelled"),
+              _classes(subject, scores, classes, k), "Classes one by one."),
+        Table("shared", ("what", "class", "other", "shared", "expected"),
+              _shared(subject.lm, classes, k), f"How many of the top {k} two classes share, and "
+              "how many two random lists would."),
+        Table("attention_neurons", ("head", "dimension", "prompts", "sum", "source"),
+              _attention_neurons(subject.lm, explained, scores, 2 * k),
+              "Attention neurons (a dimension of a head at one source token) among the best of a "
+              "prompt: on how many prompts, their summed increase over prompts, and the most "
+              "frequent kind of source token."),
+        Table("sources", ("head", "tokens", "increase", "attention"), _groups(explained, sources),
+              "Log-probability increase of a head's part by kind of source token, and attention "
+              "to it, summed over the tokens of a kind and averaged over prompts."),
+        Table("strips", ("prompt", "class", "answer", "position", "token", "increase"),
+              _strips(explained, sources, rows),
+              "Source tokens of single prompts, summed over the chosen heads."),
+        Table("query_blocks", ("subkey", "block", "layer", "share"), _query_blocks(sources),
+              "Signed shares of the blocks in the pre-activations of each prompt's best neurons, "
+              "by kind of subkey, weighted by their log-probability increase."),
+        Table("query_neurons", ("subkey", "layer", "neuron", "share", "coefficient", "promotes",
+                                "suppresses"), _query_neurons(texts),
+              "Earlier feed-forward neurons behind these pre-activations; for attention neurons "
+              "at their source tokens."),
+        Table("head_reads", ("head", "layer", "neuron", "share", "coefficient", "promotes",
+                             "through_the_head_promotes", "through_the_head_suppresses"),
+              _head_reads(texts), "Feed-forward neurons that a head reads at the source token that "
+              "helps the most, by their signed share of the answer's gradient through the head."),
+    ]  # fmt: skip
+    if compared_draws is not None:
+        found.append(
+            Table("scores", ("score", "mrr", "mrr_low", "mrr_high", "probability",
+                             "probability_low", "probability_high", "log_probability",
+                             "log_probability_low", "log_probability_high", "n"),
+                  _comparison(compared_draws, compared),
+                  f"The answer with each prompt's {options.ablated} best neurons zeroed, by score.")
+        )  # fmt: skip
+    if curve:
+        found.append(
+            Table("curve", ("what", "arm", "zeroed", "log_probability", "low", "high", "accuracy",
+                            "accuracy_low", "accuracy_high", "n"), _curve(curve, subject.seed),
+                  "Components zeroed that were chosen on the other half of each class's prompts.")
+        )  # fmt: skip
+    return tuple(table for table in found if table.rows)
+
+
+def _layers(draws: Resamples, scores: PromptScores, texts: Texts) -> Rows:
+    whole_N = scores.attention_NL.sum(1) + scores.mlp_NL.sum(1)
+    rows: Rows = []
+    for layer in range(scores.mlp_NL.shape[1]):
+        cells: list[Any] = [layer]
+        for score_NL in (scores.attention_NL, scores.mlp_NL):
+            e = draws.mean(score_NL[:, layer])
+            share = draws.ratio(score_NL[:, layer], whole_N).value
+            cells += [e.value, e.low, e.high, share]
+        cells += [float(scores.up_NL[:, layer].mean()), float(scores.down_NL[:, layer].mean())]
+        cells += [_promoted(texts, "attention", layer), _promoted(texts, "feed_forward", layer)]
+        rows.append([None if isinstance(c, float) and not np.isfinite(c) else c for c in cells])
+    return rows
+
+
+def _promoted(texts: Texts, kind: str, layer: int) -> str:
+    reading = texts.blocks.get((kind, layer))
+    return "" if reading is None else words(reading.top)
+
+
+def _heads(
+    draws: Resamples,
+    subject: Subject,
+    scores: PromptScores,
+    texts: Texts,
+    overall: ClassScores,
+) -> Rows:
+    rows: Rows = []
+    for head in overall.heads:
+        own_N = scores.heads_NA[:, subject.lm.layout.index(head)]
+        e, reading = draws.mean(own_N), texts.heads.get(head)
+        rows.append([str(head), e.value, e.low, e.high, float((own_N > 0).mean()),
+                     head in subject.heads, "" if reading is None else words(reading.top),
+                     "" if reading is None else words(reading.bottom)])  # fmt: skip
+    return rows
+
+
+def _neurons(subject: Subject, classes: Sequence[ClassScores], texts: Texts, k: int) -> Rows:
+    rows: Rows = []
+    for one in classes:
+        draws = Resamples(len(one.rows), subject.seed)
+        for n in one.neurons[:k]:
+            e, reading = draws.mean(n.scores_n), texts.neurons[one.name, n.layer, n.neuron]
+            rows.append([one.name, n.layer, n.neuron, e.value, e.low, e.high,
+                         float(n.coefficients_n.mean()), words(reading.top),
+                         words(reading.bottom)])  # fmt: skip
+    return rows
+
+
+def _classes(
+    subject: Subject, scores: PromptScores, classes: Sequence[ClassScores], k: int
+) -> Rows:
+    rows: Rows = []
+    for one in classes:
+        attention = float(scores.attention_NL[one.rows].sum(1).mean())
+        mlp = float(scores.mlp_NL[one.rows].sum(1).mean())
+        own_nA = scores.heads_NA[one.rows]
+        size = float(np.abs(own_nA).sum(1).mean())
+        rows.append(
+            [one.name, len(one.rows), float(scores.final_N[one.rows].mean()),
+             attention / (attention + mlp), mlp / (attention + mlp),
+             " ".join(map(str, one.heads[:k])),
+             " ".join(f"L{n.layer}N{n.neuron}" for n in one.neurons[:k]),
+             1 - abs(float(own_nA.sum(1).mean())) / size]
+        )  # fmt: skip
+    return rows
+
+
+def _shared(lm: FrozenLM, classes: Sequence[ClassScores], k: int) -> Rows:
+    tops: dict[str, tuple[dict[str, list[object]], int]] = {
+        "heads": ({one.name: list(one.heads[:k]) for one in classes}, lm.layout.total)
+    }
+    if any(one.neurons for one in classes):
+        own: dict[str, list[object]] = {
+            one.name: [(n.layer, n.neuron) for n in one.neurons[:k]] for one in classes
+        }
+        tops["neurons"] = (own, neuron_count(lm))
+    return [
+        [what, one, other, count, expected_shared(k, total)]
+        for what, (lists, total) in tops.items()
+        for (one, other), count in shared(lists).items()
+    ]
+
+
+def _attention_neurons(lm: FrozenLM, explained: Explained, scores: PromptScores, k: int) -> Rows:
+    best = scores.attention_neurons
+    if best is None:
+        return []
+    width = {layer.layer: layer.width for layer in lm.layout.layers}
+    seen: dict[tuple[HeadId, int], list[tuple[int, float, str]]] = {}
+    for row in range(len(best.layer_NK)):
+        group = dict(zip(explained.columns(row), explained.groups(row), strict=True))
+        for layer, number, column, score in zip(
+            best.layer_NK[row], best.neuron_NK[row], best.column_NK[row], best.score_NK[row],
+            strict=True,
+        ):  # fmt: skip
+            if score > 0:
+                head, dimension = divmod(int(number), width[int(layer)])
+                entry = row, float(score), group.get(int(column), "padding")
+                seen.setdefault((HeadId(int(layer), head), dimension), []).append(entry)
+    ranked = sorted(seen.items(), key=lambda item: -sum(score for _, score, _ in item[1]))
+    return [
+        [str(head), dimension, len({row for row, _, _ in entries}),
+         sum(score for _, score, _ in entries),
+         Counter(group for _, _, group in entries).most_common(1)[0][0]]
+        for (head, dimension), entries in ranked[:k]
+    ]  # fmt: skip
+
+
+def group_means(explained: Explained, sources: Sources) -> dict[str, tuple[Any, Any]]:
+    """Return increase and attention of the C heads by kind of source token, averaged over rows."""
+    found: dict[str, tuple[Any, Any]] = {}
+    count = len(explained.batch)
+    for row in range(count):
+        for column, group in zip(explained.columns(row), explained.groups(row), strict=True):
+            nothing = np.zeros(len(sources.heads)), np.zeros(len(sources.heads))
+            increase, attention = found.get(group, nothing)
+            found[group] = (
+                increase + sources.increase_NCT[row, :, column] / count,
+                attention + sources.attention_NCT[row, :, column] / count,
+            )
+    return found
+
+
+def _groups(explained: Explained, sources: Sources) -> Rows:
+    if not sources.attention_NCT.any():
+        return []
+    return [
+        [str(head), group, float(increase[place]), float(attention[place])]
+        for place, head in enumerate(sources.heads)
+        for group, (increase, attention) in group_means(explained, sources).items()
+    ]
+
+
+def _strips(explained: Explained, sources: Sources, rows: Sequence[int]) -> Rows:
+    if not sources.attention_NCT.any():
+        return []
+    found: Rows = []
+    for number, row in enumerate(rows):
+        tokens, increase, name, answer = strip(explained, sources, row)
+        for place, (token, value) in enumerate(zip(tokens, increase, strict=True)):
+            found.append([number, name, answer, place, token, value])
+    return found
+
+
+def _query_blocks(sources: Sources) -> Rows:
+    found = dict(sources.value_queries)
+    if sources.attention_queries.weight:
+        found["attention value"] = sources.attention_queries
+    return [
+        [kind, block, None if layer < 0 else layer, share]
+        for kind, shares in found.items()
+        for (block, layer), share in sorted(
+            shares.mean_blocks().items(), key=lambda item: (item[0][1], item[0][0])
+        )
+    ]
+
+
+def _query_neurons(texts: Texts) -> Rows:
+    lists = dict(texts.queries)
+    if texts.sources:
+        lists["attention value"] = texts.sources
+    return [
+        [kind, q.layer, q.neuron, q.share, q.coefficient, words(r.top), words(r.bottom)]
+        for kind, entries in lists.items()
+        for q, r in entries
+    ]
+
+
+def _head_reads(texts: Texts) -> Rows:
+    return [
+        [str(head), q.layer, q.neuron, q.share, q.coefficient, words(own.top),
+         "" if other is None else words(other.top), "" if other is None else words(other.bottom)]
+        for head, entries in texts.read_by.items()
+        for q, own, other in entries
+    ]  # fmt: skip
+
+
+def _comparison(draws: Resamples, compared: Mapping[str, Ablated]) -> Rows:
+    rows: Rows = []
+    for name, entry in compared.items():
+        cells: list[Any] = [name]
+        for sample in (entry.reciprocal_rank_N, entry.probability_N, entry.log_probability_N):
+            e = draws.mean(sample)
+            cells += [e.value, e.low, e.high]
+        rows.append([*cells, draws.n])
+    return rows
+
+
+def _curve(curve: Sequence[CurvePoint], seed: int) -> Rows:
+    rows: Rows = []
+    for point in curve:
+        draws = Resamples(len(point.correct_n), seed)
+        log_p, correct = draws.mean(point.log_probability_n), draws.mean(point.correct_n)
+        rows.append([point.what, point.arm, point.count, log_p.value, log_p.low, log_p.high,
+                     correct.value, correct.low, correct.high, draws.n])  # fmt: skip
+    return rows
