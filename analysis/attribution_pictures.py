@@ -206,11 +206,18 @@ def draw_comparison(draws: Resamples, compared: Mapping[str, Ablated]) -> Figure
             one.plot([e.value], [row], "D" if control else "o", color=colour, ms=5.5)
         one.set_xlabel(label)
         drawing.finish(one, grid="x")
-    axes[0].set_yticks(range(len(names)), [n.replace("_", " ") for n in names])
+    axes[0].set_yticks(range(len(names)), [_SAID.get(n, n.replace("_", " ")) for n in names])
     axes[0].invert_yaxis()
     return figure
 
 
+_SAID = {
+    "nothing": "nothing zeroed",
+    "norm": "norm of the subvalue",
+    "coefficient": "|coefficient|",
+    "coefficient_norm": "|coefficient| \u00d7 norm",
+    "coefficient_rank": "|coefficient| / rank",
+}
 _ARMS = {"own": "of the prompt's class", "other": "of another class", "random": "random"}
 
 

@@ -42,6 +42,15 @@ SMALL = (
     "analysis.self_correction.corrupted_prompts=8",
     "analysis.self_correction.orders=1",
     "analysis.self_correction.shuffles=10",
+    "analysis.attribution.prompts=6",
+    "analysis.attribution.queries=1",
+    "analysis.attribution.shown=2",
+    "analysis.attribution.classes=2",
+    "analysis.attribution.candidates=8",
+    "analysis.attribution.comparison=2",
+    "analysis.attribution.random_sets=1",
+    "analysis.attribution.neuron_counts=[2]",
+    "analysis.attribution.head_counts=[1]",
 )
 
 

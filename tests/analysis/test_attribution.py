@@ -88,7 +88,10 @@ def test_heads_and_neurons_sum_to_the_logits(family: str, dtype: torch.dtype) ->
     assert all(told_apart) or family in EXPERTS
     for layer in reading.layers:
         assert (layer.coefficients_BN is None) == bool(layer.neurons.reason)
-        if layer.coefficients_BN is not None:
+        assert layer.attention_norm is not None
+        if layer.coefficients_BN is None:
+            assert layer.neurons.reason == "it is a mixture of experts"
+        else:
             assert layer.mlp_norm is not None
 
 
