@@ -31,7 +31,7 @@ _LEAST = 1e-12
 def draw_layers(draws: Resamples, scores: PromptScores) -> Figure:
     """Draw the answer's log-probability along the stream, and what every block adds."""
     layers = scores.mlp_NL.shape[1]
-    figure = drawing.new_figure(max(8.0, 0.42 * layers + 3), 5.6)
+    figure = drawing.new_figure(8.0 if layers <= 12 else drawing.WIDEST, 5.6)
     first, second = figure.subplots(2, 1, height_ratios=(1.1, 1))
     steps_NS = np.stack([scores.attention_NL, scores.mlp_NL], 2).reshape(len(scores.final_N), -1)
     path_NS = scores.embedding_N[:, None] + np.cumsum(steps_NS, 1)
@@ -77,7 +77,7 @@ def draw_heads(layout: HeadLayout, score_A: Array) -> Figure:
         row = next(i for i, layer in enumerate(layout.layers) if layer.layer == head.layer)
         grid[row, head.head] = score
     figure = drawing.new_figure(
-        min(12.0, max(5.0, 0.55 * most + 2.2)), min(9.0, max(3.2, 0.42 * len(grid) + 1.2))
+        min(drawing.WIDEST, max(5.0, 0.55 * most + 2.2)), min(9.0, max(3.2, 0.42 * len(grid) + 1.2))
     )
     axes = figure.add_subplot()
     drawing.heat_map(
@@ -95,8 +95,8 @@ def draw_heads(layout: HeadLayout, score_A: Array) -> Figure:
 def draw_neurons(draws: Resamples, overall: ClassScores, texts: Texts, k: int) -> Figure:
     """Draw the best neurons as bars, with what they read as in the vocabulary."""
     chosen = overall.neurons[:k]
-    figure = drawing.new_figure(11.0, 0.4 * len(chosen) + 1.4)
-    axes, rest = figure.subplots(1, 2, width_ratios=(1, 2.4), sharey=True)
+    figure = drawing.new_figure(drawing.WIDEST, 0.36 * len(chosen) + 1.3)
+    axes, rest = figure.subplots(1, 2, width_ratios=(1, 2.6), sharey=True)
     found = [draws.mean(n.scores_n) for n in chosen]
     axes.barh(range(len(chosen)), [e.value for e in found], 0.62, color=drawing.BLUE,
               xerr=_bars(found), ecolor="#2b2f38")  # fmt: skip
@@ -105,15 +105,15 @@ def draw_neurons(draws: Resamples, overall: ClassScores, texts: Texts, k: int) -
     axes.set_xlabel("log-probability increase (nats)")
     drawing.finish(axes, grid="x")
     heads = ("coefficient", "promotes", "suppresses")
-    places = (0.0, 0.13, 0.6)
+    places = (0.0, 0.15, 0.62)
     for place, head in zip(places, heads, strict=True):
         rest.text(place, -0.75, head, fontsize=9, fontweight="bold", color=drawing.GREY)
     for row, n in enumerate(chosen):
         reading = texts.neurons[overall.name, n.layer, n.neuron]
-        cells = (f"{n.coefficients_n.mean():+.2f}", shown(reading.top, 42),
-                 shown(reading.bottom, 36))  # fmt: skip
+        cells = (f"{n.coefficients_n.mean():+.2f}", shown(reading.top, 38),
+                 shown(reading.bottom, 30))  # fmt: skip
         for place, cell in zip(places, cells, strict=True):
-            rest.text(place, row, cell, fontsize=8.5, va="center", color="#2b2f38")
+            rest.text(place, row, cell, fontsize=8, va="center", color="#2b2f38")
     rest.set_xlim(0, 1)
     rest.set_axis_off()
     return figure
@@ -137,7 +137,7 @@ def draw_strips(strips: Sequence[Strip]) -> Figure:
     most = max((abs(v) for _, values, _, _ in strips for v in values), default=0.0) or 1.0
     rows = [_cut(strip) for strip in strips]
     width = max(sum(_width(token) for token, _ in row) for row, _, _ in rows)
-    figure = drawing.new_figure(11.0, 0.62 * len(rows) + 1.3)
+    figure = drawing.new_figure(drawing.WIDEST, 0.6 * len(rows) + 1.2)
     axes = figure.add_subplot()
     colours = colormaps["RdBu_r"]
     for number, (row, _, answer) in enumerate(rows):
@@ -166,8 +166,8 @@ def draw_strips(strips: Sequence[Strip]) -> Figure:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    bar = figure.colorbar(ScalarMappable(Normalize(-most, most), colours), ax=axes, pad=0.01)
-    bar.set_label("increase (nats)")
+    mapped = ScalarMappable(Normalize(-most, most), colours)
+    drawing.colour_bar(figure, mapped, axes, "increase (nats)")
     return figure
 
 
@@ -191,7 +191,7 @@ def _width(token: str) -> float:
 def draw_comparison(draws: Resamples, compared: Mapping[str, Ablated]) -> Figure:
     """Draw what is left of the answer, by score, the most harmful first."""
     names = order_by(compared)
-    figure = drawing.new_figure(9.6, 0.36 * len(names) + 1.3)
+    figure = drawing.new_figure(drawing.WIDEST, 0.34 * len(names) + 1.2)
     axes = figure.subplots(1, 2, sharey=True)
     samples = (
         ("mean reciprocal rank", [compared[n].reciprocal_rank_N for n in names]),
@@ -224,7 +224,7 @@ _ARMS = {"own": "of the prompt's class", "other": "of another class", "random": 
 def draw_curve(curve: Sequence[CurvePoint], seed: int) -> Figure:
     """Draw the ablation curves of neurons and heads."""
     kinds = [what for what in ("neurons", "heads") if any(p.what == what for p in curve)]
-    figure = drawing.new_figure(4.8 * len(kinds) + 0.6, 3.8)
+    figure = drawing.new_figure(4.5 * len(kinds), 3.6)
     for axes, what in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         for (colour, dash, mark), (arm, name) in zip(drawing.LINES, _ARMS.items(), strict=False):
             points = sorted((p for p in curve if p.what == what and p.arm == arm),

@@ -5,7 +5,7 @@ Shapes: S directions, D model width, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from .attribution_sources import QueryNeuron, Shares, Sources
 from .neurons import values_of
 from .stream_reading import StreamReading
 from .unembedding import Readout
-from .value_maps import value_maps
+from .value_maps import ValueMap, value_maps
 from .vocabulary import Reading, prompt_free, read_directions, through_head
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def read_texts(
     """
     _, reading, full = next(chunks_of(lm, batch, chunk))
     readout = prompt_free(full)
-    reader = _Reader(lm, reading, readout)
+    reader = _Reader(lm, reading, readout, _maps(lm, list(sources.read_by)))
     found = Texts()
     for one in (overall, *classes):
         for entry in one.neurons[:shown]:
@@ -102,6 +102,7 @@ class _Reader:
     lm: FrozenLM
     reading: StreamReading
     readout: Readout
+    maps: Mapping[int, ValueMap]
 
     def value(self, layer: int, neuron: int, coefficient: float) -> Tensor:
         """Return what a neuron adds to the stream with some coefficient, v_D."""
@@ -122,14 +123,21 @@ class _Reader:
     def through(self, head: HeadId, query: QueryNeuron) -> Reading | None:
         parts = next(p for p in self.reading.layers if p.layer == head.layer)
         v_D = self.value(query.layer, query.neuron, query.coefficient)
-        if parts.position is None:
+        position = parts.position
+        if position is None or position not in self.maps or parts.attention_norm is None:
             return None
-        try:
-            values = value_maps(self.lm, [parts.position])[parts.position]
-            written_SD = through_head(self.lm, parts, values, head.head, v_D[None])
-        except UnsupportedModelError:
-            return None
-        return self.tokens(written_SD[0])
+        values = self.maps[position]
+        return self.tokens(through_head(self.lm, parts, values, head.head, v_D[None])[0])
+
+
+def _maps(lm: FrozenLM, heads: Sequence[HeadId]) -> dict[int, ValueMap]:
+    """Return the value maps of some heads' layers, none where they are not known."""
+    layers = {head.layer for head in heads}
+    positions = [p for p, layer in enumerate(lm.layout.layers) if layer.layer in layers]
+    try:
+        return value_maps(lm, positions)
+    except UnsupportedModelError:
+        return {}
 
 
 def _mean_blocks(lm: FrozenLM, batch: TokenBatch, chunk: int) -> dict[tuple[str, int], Tensor]:

@@ -149,8 +149,8 @@ def test_the_circuit_that_is_found_is_saved_and_fits_the_model(tmp_path: Path) -
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "mixtral"])
 def test_other_families_are_explained_and_experts_are_told_of(family: str) -> None:
-    options = {**SMALL, "prompts": 6, "answer_tokens": 2, "known_only": False, "classes": 2}
-    found = Attribution(**options).run(tiny_subject(family), quiet)
+    options = {**SMALL, "prompts": 6, "answer_tokens": 2, "known_only": False}
+    found = Attribution(**options).run(tiny_subject(family, k_max=2, held_out_k=[]), quiet)
     names = {one.name for one in found.tables}
     assert {"layers", "heads", "sources", "curve"} <= names
     said = " ".join(found.sentences)
