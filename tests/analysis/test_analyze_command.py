@@ -25,6 +25,17 @@ from tests.commands.runs import Headloc, contents
 from tests.reporting.wandb_file import read_run, values
 
 NAMES = sorted(p.stem for p in (config_dir() / "analysis").glob("*.yaml") if p.stem != "all")
+LABELS = {"bias", "extraction", "flow", "label_flip", "towers"} & set(NAMES)
+"""Analyses of label words, which do not apply to arithmetic."""
+NUMBERS = [name for name in NAMES if name not in LABELS]
+SMALL_LABELS = (
+    "analysis.towers.prompts=16",
+    "analysis.towers.random_sets=5",
+    "analysis.towers.pictured_prompts=4",
+    "analysis.extraction.prompts=8",
+    "analysis.extraction.vocabulary_prompts=4",
+    "analysis.extraction.other_heads=2",
+)
 SMALL = (
     "mean_prompts=6",
     "analysis.subspaces.prompts=16",
@@ -111,7 +122,7 @@ def test_all_analyses_write_their_findings_and_one_report(
 ) -> None:
     found = headloc("analyze", f"circuit={circuit}", "logger=none", "output_dir=out", *SMALL)
     assert found.status == 0, found.err
-    for name in NAMES:
+    for name in NUMBERS:
         folder = tmp_path / "out" / "findings" / name
         summary = json.loads((folder / "summary.json").read_text())
         assert summary
@@ -133,9 +144,9 @@ def test_all_analyses_write_their_findings_and_one_report(
     assert not page.loads
     # The page's policy bars bitmaps, embedded ones too.
     assert "<image" not in report
-    assert set(NAMES) <= page.ids
+    assert set(NUMBERS) <= page.ids
     assert page.jumps <= page.ids
-    assert page.pictures >= len(NAMES)
+    assert page.pictures >= len(NUMBERS)
     again = headloc("analyze", "analysis=periodic", f"circuit={circuit}", "logger=none",
                     "mean_prompts=6", "output_dir=again", "analysis.permutations=40",
                     "analysis.resamples=20")  # fmt: skip
@@ -151,8 +162,11 @@ def test_what_does_not_apply_is_left_out_of_all_and_an_error_alone(
 ) -> None:
     words = ("task=labels", f"circuit={circuit}", "logger=none", "mean_prompts=2")
     small = [option for option in SMALL[1:] if "signals" in option or "subspaces" in option]
-    found = headloc("analyze", *words, "output_dir=out", "task.max_tasks=8", *small)
+    found = headloc("analyze", *words, "output_dir=out", "task.max_tasks=8", *small,
+                    *SMALL_LABELS)  # fmt: skip
     assert found.status == 0, found.err
+    for name in LABELS:
+        assert (tmp_path / "out" / "findings" / name / "summary.json").is_file()
     assert "periodic does not apply" in found.err
     assert (tmp_path / "out" / "findings" / "signals").is_dir()
     assert not (tmp_path / "out" / "findings" / "periodic").exists()
