@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from headloc.bank.running import KIND, BankRunner, rows_per_pass
+from headloc.bank.running import KIND, BankRunner, rows_per_pass, rows_per_training_pass
 from headloc.bank.settings import Member
 from headloc.gates import HeadGates, PenaltySparsity
 from headloc.lm.frozen import FrozenLM
@@ -84,7 +84,8 @@ class BankLocalizer(GateTraining):
         """Return the sum of the gate sets' losses on some rows of the training prompts."""
         gates_BGA = self._sample(len(rows_B))
         loss = partial(self.runner.losses, self.train_prompts)
-        task_G = step_loss(loss, rows_B, gates_BGA, self.lm.passes, self.share)
+        most = rows_per_training_pass(*gates_BGA.shape[:2], self.lm.device)
+        task_G = step_loss(loss, rows_B, gates_BGA, self.lm.passes, self.share, most)
         pairs = zip(self.controls, self.gate_sets, strict=True)
         term_G = torch.stack([control.term(own, self.progress) for control, own in pairs])
         if self._logs_now():

@@ -42,7 +42,12 @@ class Share:
 
 
 def step_loss(
-    loss: Loss, rows_B: Tensor, gates: Tensor, sizes: PassSizes, share: Share | None = None
+    loss: Loss,
+    rows_B: Tensor,
+    gates: Tensor,
+    sizes: PassSizes,
+    share: Share | None = None,
+    most: int | None = None,
 ) -> Tensor:
     """Return the loss of a step, with gradient to its gates.
 
@@ -52,6 +57,7 @@ def step_loss(
         gates: their gates, [B, A] or [B, G, A], with gradient.
         sizes: what the device has room for.
         share: the share of this process; everything when None.
+        most: rows of a pass where memory sets no limit; all of them when None.
 
     Returns:
         The loss, a scalar or [G]; its mean over the processes is the loss of all rows.
@@ -67,7 +73,8 @@ def step_loss(
         weight = (part.stop - part.start) * share.processes / len(rows_B)
         return value.detach() * weight, gradient * weight
 
-    values, gradients = zip(*in_passes(sizes, "training", own.stop - own.start, run), strict=True)
+    passes = in_passes(sizes, "training", own.stop - own.start, run, most=most)
+    values, gradients = zip(*passes, strict=True)
     gradient = torch.zeros_like(gates)
     gradient[own] = torch.cat(gradients)
     return differentiated(gates, torch.stack(values).sum(0), gradient)
