@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from headloc.bench.memory import cache_bytes, peak_bytes, weight_bytes
 from headloc.bench.result import Bar, Measured
 from headloc.bench.settings import BenchSettings
-from headloc.bench.steps import Material, first_losses
+from headloc.bench.steps import Material
 from headloc.bench.timing import Arm, Timing, busy, ratio, take_turns
 from headloc.bundled import BUNDLED_NAME
 from headloc.errors import HeadlocError
@@ -24,6 +25,11 @@ WIDE = 512
 
 _TOLERANCE = 1e-3
 _TOLERANCE_HALF = 5e-2
+_GRADIENT_HALF = 0.2
+"""A gradient is a sum of many half-precision numbers that nearly cancel."""
+
+First = tuple[Tensor, Tensor]
+"""Loss and gradient of a first step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +75,23 @@ def prefix_cache(made: Material, clock: Clock, progress: Progress) -> list[Measu
         return []
     everywhere = InPlace("mean", positions="all")
     everywhere.prepare(made.lm, made.task, seed=made.seed, prompts=made.batch_size)
-    steps: dict[str, Callable[[], Tensor]] = {
+    steps = {
         "prefix_cache": made.step(),
         "full_passes": made.step(cached=False),
         "all_positions": made.step(cached=False, objective=everywhere),
     }
-    losses = first_losses(steps)
-    check_same(made, losses, ("prefix_cache", "full_passes"))
+    firsts = {name: step.first_gradient() for name, step in steps.items()}
+    arms = ("prefix_cache", "full_passes")
+    gap = check_same(made, arms, firsts["prefix_cache"], firsts["full_passes"])
     timings = clock.time(made, steps, progress)
     columns = made.prompts.batch.prompt_columns
     fast, seed = timings["prefix_cache"], clock.settings.seed
     says = "a training step by full passes over one behind the prefix cache, "
-    shared: dict[str, Any] = {"losses_of_first_step": losses, **sizes(made)}
+    shared: dict[str, Any] = {
+        "losses_of_first_step": {name: float(loss) for name, (loss, _) in firsts.items()},
+        "gradient_difference": gap,
+        **sizes(made),
+    }
     return [
         Measured.of_times(
             name,
@@ -122,20 +133,50 @@ def gate_overhead(made: Material, clock: Clock, progress: Progress) -> list[Meas
 
 
 def bank(made: Material, clock: Clock, progress: Progress) -> list[Measured]:
-    """Compare a bank of gate sets with one gate set, in time and in peak memory."""
+    """Compare a bank of gate sets with one gate set, in time and in peak memory.
+
+    The gate set that runs alone is the first of the bank, and must get the same gradient there.
+    """
     number = clock.settings.bank
     one, many = made.step(), made.bank_step(number)
+    (_, alone), (_, among) = one.first_gradient(), many.first_gradient()
+    no_loss = torch.zeros(())
+    gap = check_same(made, ("one", "bank"), (no_loss, alone), (no_loss, among))
+    timings = clock.time(made, {"one": one, "bank": many}, progress)
+    shared = {
+        "gate_sets": number,
+        "branches_of_one_row": many.module.runner.branched,
+        "gradient_difference": gap,
+        **sizes(made),
+    }
+    tokens = made.batch_size * made.prompts.batch.target_BJ.shape[1]
+    seconds = ratio(timings["bank"], timings["one"], clock.settings.seed)
+    says = f"a step of {number} gate sets over a step of one ({number}x the tokens)"
+    memory, inputs = _bank_memory(made, one, many)
+    return [
+        Measured.of_times(
+            f"bank{number}_time",
+            seconds,
+            says,
+            timings,
+            tokens_of_a_step={"one": tokens, "bank": number * tokens},
+            **shared,
+        ),
+        Measured(
+            f"bank{number}_memory",
+            memory,
+            f"peak memory beside the weights of {number} gate sets over that of one",
+            inputs={**inputs, **shared},
+        ),
+    ]
+
+
+def _bank_memory(made: Material, one: Arm, many: Arm) -> tuple[float, dict[str, Any]]:
+    """Return the ratio of peak memories, prefix cache included, and what it is made of."""
     device, stored = made.lm.device, _stored(made)
     peaks = {"one": peak_bytes(one, device), "bank": peak_bytes(many, device)}
-    caches = {
-        "one": cache_bytes(made.lm.model, one),
-        "bank": cache_bytes(made.lm.model, many),
-    }
-    timings = clock.time(made, {"one": one, "bank": many}, progress)
-    branched = many.module.runner.branched
-    shared = {"gate_sets": number, "branches_of_one_row": branched, **sizes(made)}
-    seconds = ratio(timings["bank"], timings["one"], clock.settings.seed)
-    memory = {
+    caches = {"one": cache_bytes(made.lm.model, one), "bank": cache_bytes(made.lm.model, many)}
+    inputs = {
         "bytes_of_stored_prefixes": stored,
         "peak_bytes_of_a_step": peaks,
         "cache_bytes_of_a_step": caches,
@@ -143,21 +184,7 @@ def bank(made: Material, clock: Clock, progress: Progress) -> list[Measured]:
         "ratio_of_step_peaks": peaks["bank"] / peaks["one"],
         "bytes_of_weights": weight_bytes(made.lm.model),
     }
-    return [
-        Measured.of_times(
-            f"bank{number}_time",
-            seconds,
-            f"a step of {number} gate sets over a step of one",
-            timings,
-            **shared,
-        ),
-        Measured(
-            f"bank{number}_memory",
-            (stored + peaks["bank"]) / (stored + peaks["one"]),
-            f"peak memory beside the weights of {number} gate sets over that of one",
-            inputs={**memory, **shared},
-        ),
-    ]
+    return (stored + peaks["bank"]) / (stored + peaks["one"]), inputs
 
 
 def sizes(made: Material) -> dict[str, Any]:
@@ -173,23 +200,37 @@ def sizes(made: Material) -> dict[str, Any]:
     }
 
 
-def check_same(made: Material, losses: Mapping[str, float], arms: tuple[str, str]) -> None:
-    """Make sure that two arms did the same work.
+def check_same(made: Material, arms: tuple[str, str], one: First, other: First) -> float:
+    """Make sure that two arms do the same work: the same loss, and the same gradient to the gates.
+
+    Args:
+        made: the model that runs.
+        arms: their names.
+        one, other: loss and flat gradient of their first steps.
+
+    Returns:
+        The norm of the difference of the gradients, relative to that of the second.
 
     Raises:
-        HeadlocError: when their first losses differ by more than rounding.
+        HeadlocError: when losses or gradients differ by more than rounding.
     """
-    import torch
-
-    one, other = (losses[arm] for arm in arms)
     half = made.lm.dtype in (torch.bfloat16, torch.float16)
-    tolerance = _TOLERANCE_HALF if half else _TOLERANCE
-    if not abs(one - other) <= tolerance * max(abs(one), abs(other)):
+    loss = _relative(one[0], other[0])
+    gradient = _relative(one[1], other[1])
+    limits = (_TOLERANCE_HALF, _GRADIENT_HALF) if half else (_TOLERANCE, _TOLERANCE)
+    # Written so that a NaN is a difference.
+    if not (loss <= limits[0] and gradient <= limits[1]):
         raise HeadlocError(
-            f"{arms[0]} and {arms[1]} should compute the same, but their first losses are {one} "
-            f"and {other}, so their times cannot be compared. This is a fault of headloc: please "
-            "report the model and the command."
+            f"{arms[0]} and {arms[1]} should compute the same, but their first losses differ by "
+            f"{loss:.2g} and the gradients by {gradient:.2g} (relative), so their times cannot be "
+            "compared. This is a fault of headloc: please report the model and the command."
         )
+    return gradient
+
+
+def _relative(one: Tensor, other: Tensor) -> float:
+    one, other = one.double(), other.double()
+    return float((one - other).norm() / other.norm().clamp(min=1e-30))
 
 
 def memory_of(made: Material, step: Arm) -> int:

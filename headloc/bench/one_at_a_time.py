@@ -55,13 +55,13 @@ class Sizes:
         mean_prompts: prompts behind every mean.
     """
 
-    aie_prompts: int = 2
-    scan_prompts: int = 24
+    aie_prompts: int = 1
+    scan_prompts: int = 16
     scan_heads: int = 6
     doses: int = 20
-    subset_prompts: int = 48
+    subset_prompts: int = 32
     pool: int = 6
-    control_prompts: int = 72
+    control_prompts: int = 48
     control_heads: int = 8
     random_sets: int = 20
     mean_prompts: int = 20

@@ -104,25 +104,25 @@ class BenchResult:
         ratios: what was compared.
         scaling: cost along the axes.
         localization: seconds by stage of whole localizations, by name.
-        notes: what a reader must know to trust the figures.
     """
 
     circumstances: dict[str, Any]
     ratios: list[Measured] = field(default_factory=list)
     scaling: list[Point] = field(default_factory=list)
     localization: dict[str, dict[str, Any]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of bench.json."""
-        flat = {f"ratio/{measured.name}": measured.value for measured in self.ratios}
+        # A name with a slash is a part or a variant of the ratio that it begins with.
+        flat = {f"ratio/{m.name}": m.value for m in self.ratios if "/" not in m.name}
+        further = {f"ratio/{m.name}": m.value for m in self.ratios if "/" in m.name}
         return {
             **flat,
+            "further": further,
             "inputs": {f"ratio/{m.name}": m.to_dict() for m in self.ratios},
             "scaling": [dict(zip(SCALING_COLUMNS, row, strict=True)) for row in self.rows()],
             "localization": self.localization,
             "run": self.circumstances,
-            "notes": self.notes,
         }
 
     def rows(self) -> list[list[Any]]:

@@ -8,7 +8,7 @@ Shapes: B rows of a step, N prompts, J predicting columns, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from headloc.bank.module import BankLocalizer
 from headloc.bank.settings import Member
 from headloc.gates import HardConcreteGates, PenaltySparsity
-from headloc.lm.batch import IGNORE
+from headloc.lm.batch import IGNORE, last_columns
 from headloc.lm.frozen import FrozenLM
 from headloc.localizer.data import EpochOrder
 from headloc.localizer.module import GateTraining, HeadLocalizer, OptimizerSettings
@@ -135,6 +135,7 @@ class GateStep:
             lr=module.gate_sets[0].default_lr,
             betas=(settings.beta1, settings.beta2),
         )
+        self._batch_size, self._seed = batch_size, seed
         self._rows = _batches(module.train_prompts, batch_size, seed)
 
     def __call__(self) -> Tensor:
@@ -150,6 +151,20 @@ class GateStep:
             control.after_step(gates, module.progress)
         module.steps_done += 1
         return loss.detach()
+
+    def first_gradient(self) -> tuple[Tensor, Tensor]:
+        """Return what the first step differentiates, without taking it.
+
+        Returns:
+            The loss (the sum over gate sets), a scalar, and its gradient to the parameters of the
+            first gate set, flat. Gate sets share no parameter, so that is the gradient of the
+            first one's own loss.
+        """
+        rows = next(_batches(self.module.train_prompts, self._batch_size, self._seed))
+        loss: Tensor = self.module.training_step(rows, 0)
+        parameters = list(self.module.gate_sets[0].parameters())
+        gradients = torch.autograd.grad(loss, parameters)
+        return loss.detach(), torch.cat([gradient.flatten() for gradient in gradients])
 
 
 class BareStep:
@@ -185,17 +200,12 @@ class BareStep:
             inputs["logits_to_keep"] = answers
         cache = None if prefix is None else prefix.rows(rows).fresh()
         out = self.lm.model(**inputs, past_key_values=cache, use_cache=cache is not None)
-        logits_BJV = out.logits[:, -answers:].float()
+        logits_BJV = last_columns(out.logits, answers).float()
         total = cross_entropy(
             logits_BJV.flatten(0, 1), batch.target_BJ.flatten(), ignore_index=IGNORE
         )
         torch.autograd.grad(total, embedded)
         return total.detach()
-
-
-def first_losses(steps: dict[str, Callable[[], Tensor]]) -> dict[str, float]:
-    """Take one step of every arm and return the losses: arms of the same work must agree."""
-    return {name: float(step()) for name, step in steps.items()}
 
 
 def _batches(prompts: PromptSet, batch_size: int, seed: int) -> Iterator[Tensor]:

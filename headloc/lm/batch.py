@@ -8,7 +8,8 @@ Column layout of a batch with P prompt columns and answers of up to J tokens (T 
 
 Columns P-1 .. T-1 are the J *predicting* columns: column P-1+j predicts answer token j.
 
-Shape legend: B rows, T columns, P prompt columns, J answer tokens (padded).
+Shape legend: B rows, T columns, P prompt columns, J answer tokens (padded), V
+vocabulary.
 """
 
 from __future__ import annotations
@@ -127,6 +128,11 @@ def as_row_index(index: RowIndex, device: torch.device) -> Tensor | slice:
         # An empty list would otherwise become a float tensor, which cannot index.
         index = torch.tensor(list(index), dtype=torch.int64)
     return index.to(device)
+
+
+def last_columns(logits_BTV: Tensor, columns: int) -> Tensor:
+    """Return the logits of the last columns; a slice of all of them would cost a copy backward."""
+    return logits_BTV if logits_BTV.shape[1] == columns else logits_BTV[:, -columns:]
 
 
 def collate(

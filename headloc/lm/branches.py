@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from headloc.errors import HeadlocError
-from headloc.lm.batch import EncodedPrompt, TokenBatch, collate
+from headloc.lm.batch import EncodedPrompt, TokenBatch, collate, last_columns
 
 if TYPE_CHECKING:
     from headloc.lm.frozen import FrozenLM
@@ -66,7 +66,7 @@ def branch_logits(
         tiled["logits_to_keep"] = answers * branches
     cache = prefix.fresh() if prefix is not None and columns else None
     out = lm.model(**tiled, past_key_values=cache, use_cache=cache is not None)
-    return out.logits[:, -answers * branches :].unflatten(1, (branches, answers))
+    return last_columns(out.logits, answers * branches).unflatten(1, (branches, answers))
 
 
 def supports_branches(lm: FrozenLM) -> bool:

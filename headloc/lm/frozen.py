@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from headloc.errors import HeadlocError, UnsupportedModelError
 from headloc.heads import HeadLayout
-from headloc.lm.batch import EncodedPrompt, TokenBatch, collate
+from headloc.lm.batch import EncodedPrompt, TokenBatch, collate, last_columns
 from headloc.lm.families import Family
 from headloc.lm.feed_forward import MlpSite, find_mlps
 from headloc.lm.keeping import PrefixKeeper
@@ -157,7 +157,7 @@ class FrozenLM(nn.Module):
             out = self._forward(
                 batch, batch.predicting, answers, past_key_values=prefix.fresh(), use_cache=True
             )
-        return out.logits[:, -answers:]
+        return last_columns(out.logits, answers)
 
     @torch.no_grad()
     def prefix(

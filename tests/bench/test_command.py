@@ -45,6 +45,8 @@ LOCALIZATION = (
     "localization.epochs=2",
     "localization.random_sets=1",
     "localization.weights=[0.01,0.1]",
+    # As on a GPU.
+    "dtype=bfloat16",
 )
 
 
@@ -62,6 +64,14 @@ def bench(headloc: Headloc, folder: Path, *arguments: str) -> dict[str, Any]:
 def test_every_ratio_stands_in_bench_json_with_its_inputs(headloc: Headloc, tmp_path: Path) -> None:
     parts = "parts=[prefix_cache,gate_overhead,bank,patching]"
     content = bench(headloc, tmp_path, parts, "bank=16", *PATCHING)
+    assert {key for key in content if key.startswith("ratio/")} == {
+        "ratio/prefix_cache",
+        "ratio/gate_overhead",
+        "ratio/bank16_time",
+        "ratio/bank16_memory",
+        "ratio/patching",
+    }
+    assert set(content["inputs"]) == {*content["further"], *(k for k in content if "/" in k)}
     for name in ("prefix_cache", "gate_overhead", "bank16_time", "bank16_memory", "patching"):
         value, inputs = content[f"ratio/{name}"], content["inputs"][f"ratio/{name}"]
         assert value > 0
@@ -77,6 +87,10 @@ def test_every_ratio_stands_in_bench_json_with_its_inputs(headloc: Headloc, tmp_
             assert arm["seconds_smallest"] <= arm["seconds"] <= arm["seconds_largest"]
     losses = content["inputs"]["ratio/prefix_cache"]["losses_of_first_step"]
     assert losses["prefix_cache"] == pytest.approx(losses["full_passes"], rel=1e-5)
+    assert content["inputs"]["ratio/prefix_cache"]["gradient_difference"] < 1e-4
+    assert content["inputs"]["ratio/bank16_time"]["gradient_difference"] < 1e-4
+    tokens = content["inputs"]["ratio/bank16_time"]["tokens_of_a_step"]
+    assert tokens["bank"] == 16 * tokens["one"] == 16 * 8
     memory = content["inputs"]["ratio/bank16_memory"]
     assert memory["branches_of_one_row"] is True
     # 10 prefix columns and one per gate set: a copy per gate set would make it 16.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -78,7 +79,7 @@ def test_ending_the_command_leaves_no_process_behind(tmp_path: Path, sent: signa
     root = Path(__file__).parents[2]
     process = subprocess.Popen(
         [sys.executable, "-c", call, str(tmp_path), SCRIPT],
-        cwd=root, stderr=subprocess.DEVNULL, start_new_session=True,
+        cwd=root, stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=_interruptible,
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while len(list(tmp_path.glob("pid-*"))) < 2 and time.monotonic() < deadline:
@@ -88,9 +89,19 @@ def test_ending_the_command_leaves_no_process_behind(tmp_path: Path, sent: signa
         os.killpg(process.pid, sent)
     else:
         process.send_signal(sent)
-    process.wait(60)
+    try:
+        process.wait(60)
+    finally:
+        # Nothing is left behind by a test that fails, either.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode != 0
     assert gone(tmp_path)
+
+
+def _interruptible() -> None:
+    """Undo what a shell does to commands in the background: they inherit SIGINT as ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_all_processes_write_to_the_same_folder(tmp_path: Path) -> None:
