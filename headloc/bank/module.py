@@ -84,7 +84,7 @@ class BankLocalizer(GateTraining):
         """Return the sum of the gate sets' losses on some rows of the training prompts."""
         gates_BGA = self._sample(len(rows_B))
         loss = partial(self.runner.losses, self.train_prompts)
-        most = rows_per_training_pass(*gates_BGA.shape[:2], self.lm.device)
+        most = rows_per_training_pass(len(rows_B), len(self.members), self.lm.device)
         task_G = step_loss(loss, rows_B, gates_BGA, self.lm.passes, self.share, most)
         pairs = zip(self.controls, self.gate_sets, strict=True)
         term_G = torch.stack([control.term(own, self.progress) for control, own in pairs])
