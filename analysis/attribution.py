@@ -1,4 +1,4 @@
-"""Where does a prediction come from? (METHODS 6; Yu & Ananiadou 2024, arXiv 2312.12141)
+"""Where does a prediction come from? (Yu & Ananiadou 2024, arXiv 2312.12141)
 
 The answer's first token (or its first few) is explained at the last prompt token: by layers, heads,
 feed-forward neurons, and attention neurons by source position, all scored by how much they raise

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, fields
 
 from headloc.errors import HeadlocError, suggest
 
-PARTS = ("prefix_cache", "gate_overhead", "bank", "scaling", "patching", "localization")
+PARTS = (
+    "prefix_cache", "gate_overhead", "bank", "scaling", "patching", "top_neurons", "localization",
+)  # fmt: skip
 """Everything that can be measured, in the order in which it runs."""
 
-USUAL = PARTS[:5]
+USUAL = PARTS[:6]
 """What runs unless parts are named; a whole localization takes minutes to hours."""
 
 

@@ -53,6 +53,7 @@ SHAPES: dict[str, Shape] = {
     "gpt2_small": Shape("gpt2", 12, 12, 768, 50257),
     "gpt2_large": Shape("gpt2", 36, 20, 1280, 50257),
     "llama_1b": _llama(16, 32, 2048, 8, 8192, vocabulary=128256, tie_word_embeddings=True),
+    "llama_7b": _llama(32, 32, 4096, 32, 11008, vocabulary=32000),
     "llama3_8b": _llama(32, 32, 4096, 8, 14336, vocabulary=128256),
     "qwen25_7b": Shape(
         "qwen2",

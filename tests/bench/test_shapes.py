@@ -14,6 +14,7 @@ PUBLISHED = {
     "gpt2_small": 124.4,
     "gpt2_large": 774.0,
     "llama_1b": 1235.8,
+    "llama_7b": 6738.4,
     "llama3_8b": 8030.3,
     "qwen25_7b": 7615.6,
     "phi4": 14659.5,
