@@ -56,8 +56,12 @@ class IndirectEffects:
 
     def ranking(self) -> list[HeadId]:
         """Return all heads, the largest signed AIE first; ties in flat order."""
-        order_A = self.effects_KA.mean(0).argsort(descending=True, stable=True)
-        return [self.layout.head(index) for index in order_A.tolist()]
+        return [self.layout.head(index) for index in self.order()]
+
+    def order(self) -> list[int]:
+        """Return the flat indices of all heads, the largest signed AIE first."""
+        order: list[int] = self.effects_KA.mean(0).argsort(descending=True, stable=True).tolist()
+        return order
 
     def top(self, heads: int) -> list[int]:
         """Return the sorted flat indices of the heads with the largest signed AIE.
@@ -67,7 +71,7 @@ class IndirectEffects:
         """
         if not 0 <= heads <= self.layout.total:
             raise HeadlocError(f"The model has {self.layout.total} heads, not {heads}.")
-        return self.layout.indices(self.ranking()[:heads])
+        return sorted(self.order()[:heads])
 
 
 def shuffled_examples(

@@ -56,7 +56,14 @@ def run(cfg: DictConfig, output_dir: Path, lm: FrozenLM | None = None) -> Refine
     with console.stage("task means"):
         objective = own_objective(circuit, lm, task, seed=seed, prompts=settings.mean_prompts)
     result = refine(
-        lm, task, objective, circuit.heads, settings=settings, seed=seed, stages=console.stage
+        lm,
+        task,
+        objective,
+        circuit.heads,
+        scores=circuit.scores,
+        settings=settings,
+        seed=seed,
+        stages=console.stage,
     )
     # Another task than the circuit's own has means of its own.
     judged = _judged(circuit, lm, task.describe(), objective.tensors())
@@ -79,7 +86,7 @@ def _write(
 ) -> None:
     from omegaconf import OmegaConf, open_dict
 
-    from headloc.refinement.picture import save_dose_picture
+    from headloc.refinement.picture import save_dose_picture, save_size_picture
     from headloc.refinement.report import write_refinement_report
     from headloc.refinement.writing import write_refinement
     from headloc.reporting.pictures import caption
@@ -89,5 +96,6 @@ def _write(
     yaml = OmegaConf.to_yaml(cfg, resolve=True)
     write_text(folder / "config.yaml", yaml)
     save_dose_picture(result, folder, caption(circuit))
+    save_size_picture(result, folder, caption(circuit))
     write_refinement_report(result, circuit, yaml, folder / "report.html")
     write_refinement(result, circuit, folder, lm)

@@ -1,4 +1,5 @@
-"""The dose curves: accuracy of every selected head alone, by its dose."""
+"""The pictures of a refinement: accuracy of every selected head alone by its dose, and of the
+learned ranking and of AIE's by size."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headloc.files import write_bytes
+from headloc.refinement.printed import SPLITS
 from headloc.reporting.pictures import STYLE, picture_path, quiet_axes, rendered
 
 if TYPE_CHECKING:
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
 _COLOURS = ("#2b6cb0", "#e66100", "#1b7f5c", "#8e44ad", "#b8860b", "#c0392b", "#16808d", "#5d4037")
 _MARKS = "osD^vP*X"
 _QUIET = "#b8c0cc"
+_RANKINGS = (
+    ("learned", "learned ranking", _COLOURS[0], "o", "-"),
+    ("aie", "average indirect effect", _COLOURS[1], "s", "--"),
+)
 
 
 def save_dose_picture(result: Refinement, folder: Path, caption: str) -> list[Path]:
@@ -31,6 +37,63 @@ def save_dose_picture(result: Refinement, folder: Path, caption: str) -> list[Pa
             write_bytes(path, rendered(figure, kind))
             paths.append(path)
     return paths
+
+
+def save_size_picture(result: Refinement, folder: Path, caption: str) -> list[Path]:
+    """Write pictures/sizes.png and .svg; without sizes, remove those of an earlier run."""
+    from matplotlib import rc_context
+
+    paths = [picture_path(folder, "sizes", kind) for kind in ("png", "svg")]
+    if not result.sizes:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        return []
+    with rc_context(STYLE):
+        figure = draw_sizes(result, caption)
+        for path in paths:
+            write_bytes(path, rendered(figure, path.suffix[1:]))
+    return paths
+
+
+def draw_sizes(result: Refinement, caption: str) -> Figure:
+    """Draw both rankings by size, one panel per split, with their 95 % intervals."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.9 * len(result.sizes), 3.8), layout="constrained")
+    panels = figure.subplots(1, len(result.sizes), squeeze=False, sharey=True)[0]
+    for axes, (split, curve) in zip(panels, result.sizes.items(), strict=True):
+        quiet_axes(axes)
+        for name, label, colour, mark, style in _RANKINGS:
+            estimates = [getattr(point, name) for point in curve.points]
+            axes.fill_between(
+                curve.sizes,
+                [one.low for one in estimates],
+                [one.high for one in estimates],
+                color=colour,
+                alpha=0.18,
+                lw=0,
+            )
+            axes.plot(
+                curve.sizes,
+                [one.value for one in estimates],
+                color=colour,
+                marker=mark,
+                ls=style,
+                ms=3.5,
+                lw=1.6,
+                label=label,
+            )
+        last = curve.sizes[-1]
+        powers = [2**i for i in range(last.bit_length())]
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(powers, [str(size) for size in powers])
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_xlabel("heads")
+        axes.set_title(f"{SPLITS[split]}, n = {curve.prompts}", loc="left")
+    panels[0].set_ylabel("zero-shot accuracy of the function vector")
+    panels[-1].legend(frameon=False, loc="lower right")
+    figure.suptitle(caption, x=0.01, ha="left")
+    return figure
 
 
 def draw_doses(result: Refinement, caption: str) -> Figure:

@@ -36,7 +36,7 @@ def lines(result: Refinement) -> list[str]:
     if significance.reason is not None:
         found.append(f"no main heads: {significance.reason}")
     tables = [*_rendered(heads(result)), *_rendered(verdict(result))]
-    return [*found, *tables, *_differences(result), _cost(result)]
+    return [*found, *tables, *_differences(result), *_sizes(result), _cost(result)]
 
 
 def heads(result: Refinement) -> Table:
@@ -91,6 +91,20 @@ def _difference(split: str, one: Difference) -> str:
     return f"{pair}, {split}: {one.estimate}, McNemar p = {one.p:.2g}"
 
 
+def _sizes(result: Refinement) -> list[str]:
+    """Return, per split, at which sizes the learned ranking does better or worse than AIE's."""
+    found = []
+    for name, curve in result.sizes.items():
+        better, worse = (_numbers(curve.sizes_where(kind)) for kind in ("better", "worse"))
+        told = f"learned ranking against AIE, {SPLITS[name]} (n = {curve.prompts}):"
+        found.append(f"{told} better with {better} heads, worse with {worse}")
+    return found
+
+
+def _numbers(sizes: Sequence[int]) -> str:
+    return ", ".join(map(str, sizes)) or "none"
+
+
 def _cost(result: Refinement) -> str:
     cost, spent = result.cost, result.ledger.forward_equivalents()
     return (
@@ -109,7 +123,7 @@ def _table(*columns: str, justify: str = "right") -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(columns[0], no_wrap=True)
     for name in columns[1:]:
         table.add_column(name, justify=justify)  # type: ignore[arg-type]

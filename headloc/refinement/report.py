@@ -10,6 +10,7 @@ from headloc.files import write_text
 from headloc.refinement.charts import dose_chart, layer_chart
 from headloc.refinement.printed import CONTEXTS, SPLITS
 from headloc.refinement.significance import FALSE_DISCOVERY_RATE, GAIN_SHARE, HeadEffect
+from headloc.refinement.size_chart import size_chart
 from headloc.reporting.page import render
 from headloc.reporting.particulars import particulars
 from headloc.reporting.text import model_name, percent, plural, task_name
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from headloc.circuit import Circuit
     from headloc.refinement.result import Refinement
     from headloc.refinement.rows import Difference
+    from headloc.refinement.size_curve import SizeCurve
     from headloc.refinement.table import SplitTable
 
 SHOWN = 40
@@ -107,6 +109,7 @@ def refinement_context(result: Refinement, *, alone: bool = False) -> dict[str, 
             for name, t in result.tables.items()
             for one in t.differences
         ],
+        "sizes": [_size_section(name, curve) for name, curve in result.sizes.items()],
         "effects": [(effect, _verdict(effect, result)) for effect in effects[:SHOWN]],
         "left_out": max(0, len(effects) - SHOWN),
         "chart": dose_chart(result),
@@ -169,6 +172,16 @@ def _difference(split: str, one: Difference, table: SplitTable) -> dict[str, str
         "estimate": str(one.estimate),
         "changed": f"{one.first_only} / {one.second_only}",
         "p": f"{one.p:.2g}",
+    }
+
+
+def _size_section(name: str, curve: SizeCurve) -> dict[str, Any]:
+    """Return what the report shows of the sizes on one split."""
+    return {
+        "chart": size_chart(curve, SPLITS[name]),
+        "points": curve.points,
+        "better": curve.sizes_where("better"),
+        "worse": curve.sizes_where("worse"),
     }
 
 

@@ -15,6 +15,7 @@ from headloc.refinement.injection import Insertion
 from headloc.refinement.scorer import HeadSets
 from headloc.refinement.settings import RefineSettings
 from headloc.refinement.significance import Significance
+from headloc.refinement.size_curve import SizeCurve
 from headloc.refinement.table import SplitTable
 
 
@@ -32,6 +33,7 @@ class Refinement:
         residual_layer: layer of the residual-stream reference.
         residual_accuracies: accuracy of every layer on the prompts it was chosen on.
         tables: "seen" and, where the task has held-out tasks, "held_out".
+        sizes: the learned ranking against AIE's at every size, by split; empty where left out.
         ledger: tokens run, by stage.
         settings: sizes.
         seed: seed of the prompts, controls and intervals.
@@ -46,6 +48,7 @@ class Refinement:
     residual_layer: int
     residual_accuracies: tuple[float, ...]
     tables: Mapping[str, SplitTable]
+    sizes: Mapping[str, SizeCurve]
     ledger: TokenLedger
     settings: RefineSettings
     seed: int

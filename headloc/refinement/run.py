@@ -1,9 +1,9 @@
 """Refinement from a selected head set to its main heads and the verdict table.
 
-    dose scan -> significant and main heads -> AIE and residual-stream rivals -> table
+    dose scan -> significant and main heads -> AIE and residual-stream rivals -> table -> sizes
 
 The random streams keep three things apart: what is chosen by scanning ("selection", "refine"), what
-AIE is measured on ("aie"), and what is finally scored ("test").
+AIE is measured on ("aie"), and what is finally scored ("test", "sizes").
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from headloc.refinement.result import Refinement, check_refinable
 from headloc.refinement.scorer import HeadSets, Scorer
 from headloc.refinement.settings import RefineSettings
 from headloc.refinement.significance import assess
+from headloc.refinement.size_curve import SizeCurve, distinct, score_sizes
 from headloc.refinement.table import SplitTable, score_split
 from headloc.refinement.vectors import HeadVectors
 from headloc.stages import Stages, silent
@@ -46,6 +47,7 @@ def refine(
     objective: Objective,
     heads: Sequence[HeadId],
     *,
+    scores: Tensor | None = None,
     settings: RefineSettings | None = None,
     seed: int = 0,
     stages: Stages = silent,
@@ -57,6 +59,8 @@ def refine(
         task: the task family.
         objective: the prepared function vector.
         heads: the selected heads.
+        scores: what all heads were ranked by in training [A], to be compared with AIE at every
+            size; None leaves that out.
         settings: sizes.
         seed: everything random follows from it.
         stages: shows the progress of the long steps.
@@ -69,7 +73,9 @@ def refine(
     check_refinable(objective.describe(), heads)
     if not isinstance(objective, FunctionVector):
         raise CircuitError(f"{type(objective).__name__} is no function vector.")
-    work = _Work(lm, task, objective, settings or RefineSettings(), seed, stages, TokenLedger())
+    work = _Work(
+        lm, task, objective, scores, settings or RefineSettings(), seed, stages, TokenLedger()
+    )
     work.check()
     return work.run(tuple(lm.layout.indices(heads)))
 
@@ -81,6 +87,7 @@ class _Work:
     lm: FrozenLM
     task: TaskFamily
     objective: FunctionVector
+    scores: Tensor | None
     settings: RefineSettings
     seed: int
     stages: Stages
@@ -143,6 +150,7 @@ class _Work:
             residual_layer=layer,
             residual_accuracies=tuple(accuracies),
             tables={name: self.table(scorer, sets, name) for name in self.splits()},
+            sizes=self.size_curves(scorer, aie),
             ledger=self.ledger,
             settings=self.settings,
             seed=self.seed,
@@ -260,6 +268,23 @@ class _Work:
                 progress=progress,
             )
             return score_split(scorer, contexts, sets, progress)
+
+    def size_curves(self, scorer: Scorer, aie: IndirectEffects | None) -> dict[str, SizeCurve]:
+        """Compare the learned ranking with AIE's at every size, split by split."""
+        if self.scores is None or aie is None or not self.settings.size_prompts:
+            return {}
+        found = {}
+        for name, split in self.splits().items():
+            title = f"sizes, {name.replace('_', '-')} tasks"
+            with self.ledger.counting(self.lm, "sizes"), self.stages(title) as progress:
+                examples = distinct(self.draw("sizes", self.settings.size_prompts, split))
+                prompts = self.objective.prompt_set(
+                    self.lm, self.task, examples, seed=self.seed, use=f"sizes-{split}"
+                )
+                curve = score_sizes(scorer, prompts, self.scores, aie.order(), progress)
+            if curve is not None:
+                found[name] = curve
+        return found
 
     def cost(self, insertion: Insertion, prompts: PromptSet, heads: int) -> ScanCost:
         """State what the scan cost."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 from headloc.errors import HeadlocError
 
-_MAY_BE_ZERO = ("aie_prompts", "random_sets")
+_MAY_BE_ZERO = ("aie_prompts", "size_prompts", "random_sets")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,8 @@ class RefineSettings:
         prompts: fresh prompts of the table, of the training tasks and again of held-out tasks.
         aie_prompts: label-shuffled prompts per training task for AIE; 0 leaves AIE and the
             shuffled context out.
+        size_prompts: prompts drawn per split to compare the learned ranking with AIE's at every
+            size, repeated zero-shot prompts dropped; 0 leaves that out.
         mean_prompts: prompts that the means of the few-shot ablation are estimated on.
         random_sets: random head sets of every control.
         rows_per_pass: rows that run together.
@@ -28,6 +30,7 @@ class RefineSettings:
     scan_prompts: int = 512
     prompts: int = 512
     aie_prompts: int = 25
+    size_prompts: int = 1024
     mean_prompts: int = 500
     random_sets: int = 20
     rows_per_pass: int = 2048

@@ -31,6 +31,7 @@ COMPARED = (
     ("shuffled_selected", "shuffled_aie"),
 )
 """Learned heads against AIE's: pairs of rows whose difference is tested."""
+_AS_MAIN = ", as many as main"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +124,15 @@ def _learned(scorer: Scorer, sets: HeadSets) -> list[_Planned]:
 def _rivals(scorer: Scorer, sets: HeadSets) -> list[_Planned]:
     """Plan the vectors of AIE's heads and of random sets."""
     planned = []
-    for key, heads in (("aie", sets.aie), ("aie_main", sets.aie_main)):
+    for key, heads, size in (("aie", sets.aie, ""), ("aie_main", sets.aie_main, _AS_MAIN)):
         if heads:
-            planned.append(_unit(scorer.vectors, key, "vector: {} by AIE", heads))
+            planned.append(_unit(scorer.vectors, key, f"vector: {{}} by AIE{size}", heads))
     total = range(scorer.lm.layout.total)
-    for key, heads in (("random", sets.selected), ("random_main", sets.main)):
+    for key, heads, size in (("random", sets.selected, ""), ("random_main", sets.main, _AS_MAIN)):
         if heads and scorer.random_sets:
             drawn = random_sets(total, len(heads), scorer.random_sets, scorer.seed, key)
             unit = [scorer.vectors.unit(chosen) for chosen in drawn]
-            label = f"vector: {len(heads)} random"
+            label = f"vector: {len(heads)} random{size}"
             planned.append(_Planned(key, label, unit, len(heads)))
     return planned
 

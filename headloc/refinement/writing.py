@@ -6,6 +6,8 @@ outcomes.csv      every prompt of the table with its outcome under every conditi
 doses.csv         accuracy, prompts put right and put wrong, by head and dose
 scan.safetensors  correct [H, C, N] of the dose scan
 aie.csv           all heads, ranked by average indirect effect
+sizes.csv         the learned ranking against AIE's at every size, with tests
+sizes.safetensors their outcomes, learned and aie [S, N] of every split
 main/             the main heads as a circuit
 """
 
@@ -35,11 +37,14 @@ def write_refinement(result: Refinement, circuit: Circuit, folder: Path, lm: Fro
     write_tables(result, folder)
     write_text(folder / "doses.csv", csv_text(_DOSE_COLUMNS, _dose_rows(result)))
     _write_scan(result, folder / "scan.safetensors")
+    # What an earlier run left must not stand beside these figures.
+    for name in ("aie.csv", "sizes.csv", "sizes.safetensors"):
+        (folder / name).unlink(missing_ok=True)
     if result.aie is not None:
         write_text(folder / "aie.csv", csv_text(_AIE_COLUMNS, _aie_rows(result)))
-    else:
-        # The ranking of an earlier run must not stand beside these figures.
-        (folder / "aie.csv").unlink(missing_ok=True)
+    if result.sizes:
+        write_text(folder / "sizes.csv", csv_text(_SIZE_COLUMNS, _size_rows(result)))
+        _write_size_outcomes(result, folder / "sizes.safetensors")
     _write_main(result, circuit, folder / MAIN)
     write_json(folder / "refinement.json", summary(result, circuit, lm))
 
@@ -62,6 +67,14 @@ def summary(result: Refinement, circuit: Circuit, lm: FrozenLM) -> dict[str, Any
         "heads": [_effect(effect, effect.head in significance.main) for effect in
                   significance.effects],
         "rules": {"false_discovery_rate": FALSE_DISCOVERY_RATE, "gain_share": GAIN_SHARE},
+        "sizes": {
+            split: {
+                "n": curve.prompts,
+                "better": curve.sizes_where("better"),
+                "worse": curve.sizes_where("worse"),
+            }
+            for split, curve in result.sizes.items()
+        },
         "residual": {
             "layer": result.residual_layer,
             "accuracies": list(result.residual_accuracies),
@@ -154,6 +167,34 @@ def _aie_rows(result: Refinement) -> Iterable[Sequence[object]]:
             rank, head.layer, head.head, float(scores_A[index]),
             int(index in result.sets.selected), int(index in result.sets.main),
         )  # fmt: skip
+
+
+_SIZE_COLUMNS = (
+    "split", "heads", "learned", "learned_low", "learned_high", "aie", "aie_low", "aie_high",
+    "difference", "low", "high", "n", "learned_only", "aie_only", "p", "q", "verdict",
+)  # fmt: skip
+
+
+def _size_rows(result: Refinement) -> Iterable[Sequence[object]]:
+    for split, curve in result.sizes.items():
+        for point in curve.points:
+            figures = (point.learned, point.aie, point.difference)
+            yield (
+                split, point.size, *(v for one in figures for v in (one.value, one.low, one.high)),
+                curve.prompts, point.learned_only, point.aie_only, point.p, point.q, point.verdict,
+            )  # fmt: skip
+
+
+def _write_size_outcomes(result: Refinement, path: Path) -> None:
+    import torch
+    from safetensors.torch import save
+
+    tensors = {
+        f"{split}/{name}": torch.from_numpy(correct_SN).to(torch.uint8).contiguous()
+        for split, curve in result.sizes.items()
+        for name, correct_SN in (("learned", curve.learned_SN), ("aie", curve.aie_SN))
+    }
+    write_bytes(path, save(tensors, metadata={"format": "pt"}))
 
 
 def _outcomes(table: SplitTable) -> Iterable[tuple[str, Any]]:

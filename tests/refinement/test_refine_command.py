@@ -28,6 +28,7 @@ SMALL = (
     "aie_prompts=3",
     "mean_prompts=16",
     "random_sets=2",
+    "size_prompts=30",
 )
 
 
@@ -103,6 +104,17 @@ def test_refine_writes_heads_tables_outcomes_and_the_main_circuit(
     assert len(table(out / "table.csv")) == len(rows)
     ranking = table(out / "aie.csv")
     assert [int(line["rank"]) for line in ranking] == list(range(1, 13))
+    sizes, curves = table(out / "sizes.csv"), load_file(out / "sizes.safetensors")
+    for split in ("seen", "held_out"):
+        lines = [line for line in sizes if line["split"] == split]
+        assert [int(line["heads"]) for line in lines] == list(range(1, 12))
+        for name in ("learned", "aie"):
+            shares = curves[f"{split}/{name}"].float().mean(1).tolist()
+            assert [float(line[name]) for line in lines] == pytest.approx(shares)
+        assert summary["sizes"][split]["n"] == int(lines[0]["n"]) <= 30
+        better = [int(line["heads"]) for line in lines if line["verdict"] == "better"]
+        assert summary["sizes"][split]["better"] == better
+    assert b"</svg>" in (out / "pictures" / "sizes.svg").read_bytes()
     assert (out / "pictures" / "doses.png").read_bytes().startswith(b"\x89PNG")
     assert b"</svg>" in (out / "pictures" / "doses.svg").read_bytes()
     assert (out / "main" / "circuit.json").is_file() == bool(summary["main"])
@@ -113,6 +125,7 @@ def test_refine_writes_heads_tables_outcomes_and_the_main_circuit(
     assert "vector: 5 selected" in report
     assert "vector: 5 selected" in result.out
     assert "held-out tasks" in result.out
+    assert "learned ranking against AIE, held-out tasks (n = " in result.out
     assert max(len(line) for line in result.out.splitlines() if "McNemar" not in line) <= 120
 
 
@@ -127,7 +140,7 @@ def test_the_same_seed_gives_the_same_files(headloc: Headloc, place: Path) -> No
     first["report.html"] = own.replace(f"{place}/a", f"{place}/b").encode()
     assert other.count(f"{place}/b") == 1
     assert first == second
-    assert "aie.csv" not in first
+    assert {"aie.csv", "sizes.csv", "sizes.safetensors", "pictures/sizes.png"}.isdisjoint(first)
     assert b"shuffled" not in first["table.csv"]
 
 

@@ -25,14 +25,28 @@ from tests.reporting.made_up import HOSTILE
 from tests.reporting.test_report import Page
 
 SMALL = RefineSettings(
-    doses=4, scan_prompts=30, prompts=16, aie_prompts=2, mean_prompts=10, random_sets=2
+    doses=4,
+    scan_prompts=30,
+    prompts=16,
+    aie_prompts=2,
+    size_prompts=30,
+    mean_prompts=10,
+    random_sets=2,
 )
 
 
 @pytest.fixture(scope="module")
 def result() -> Refinement:
     lm, task = planted_lm(), planted.task()
-    found = refine(lm, task, planted.objective(), planted.HEADS, settings=SMALL, seed=planted.SEED)
+    found = refine(
+        lm,
+        task,
+        planted.objective(),
+        planted.HEADS,
+        scores=torch.arange(12.0),
+        settings=SMALL,
+        seed=planted.SEED,
+    )
     correct = np.zeros_like(found.scan.correct_HCN)
     # Two heads that carry much, one that carries a little, two that carry nothing.
     correct[0, 2, :28] = correct[1, 3, :20] = correct[2, 1, :7] = True
@@ -90,6 +104,16 @@ def test_every_row_of_the_verdict_is_there_with_its_interval(result: Refinement,
             assert str(one.estimate) in text
     assert "n&nbsp;=&nbsp;16" in html
     assert text.count("exact two-sided McNemar test") == 1
+
+
+def test_every_size_is_told_with_both_rankings(result: Refinement, html: str) -> None:
+    text = words(html)
+    assert set(result.sizes) == {"seen", "held_out"}
+    for curve in result.sizes.values():
+        assert f"n&nbsp;=&nbsp;{curve.prompts}</h3>" in html
+        for point in curve.points:
+            assert f"{point.size} {point.learned} {point.aie} {point.difference}" in text
+            assert f"learned, {point.size} heads: {point.learned.value:.3f}" in html
 
 
 def test_the_tests_of_every_head_are_told(result: Refinement, html: str) -> None:
@@ -167,6 +191,7 @@ def test_without_rivals_and_main_heads_it_says_why(result: Refinement, tmp_path:
     )
     write_refinement_report(found, circuit(), "", tmp_path / "report.html")
     text = words((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "Learned ranking" not in text
     assert "No main heads: the few-shot accuracy is 0.100" in text
     assert "verage indirect effect" not in text.split("How to read")[0]
     assert "held-out" not in text.split("Particulars")[0]
