@@ -1,6 +1,6 @@
-"""Tables, sentences and pictures of `steering.py`.
+"""Tables and sentences of `steering.py`.
 
-Shapes: S random sets, P prompts, K tasks.
+Shapes: P prompts, K tasks.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,67 +16,25 @@ from numpy.typing import NDArray
 from headloc.evaluation.intervals import Estimate
 from headloc.heads import HeadId
 
-from . import drawing
+from . import steering_picture as picture
+from .arms import Arm
 from .base import Findings, Picture, Table
 from .resampling import Resamples
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-ROWS_PER_PASS = 512
-"""(prompt, new task) pairs of a pass."""
-
-MEASURES = ("exact", "unit digit", "parity", "tens")
 CONTEXT_NAMES = {
     "few_shot": "few-shot prompts, heads projected in place",
     "patch": "zero-shot prompts, heads' outputs replaced by task means",
     "vector": "zero-shot prompts, heads' task means added at one layer",
 }
-LARGEST_ERROR = 15
-"""Errors beyond it share a bar."""
-
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """Answers of one arm: said_SP numbers of S sets (NaN for no number), right_P the answers."""
-
-    context: str
-    mode: str
-    group: str
-    said_SP: NDArray[np.float64]
-    right_P: NDArray[np.int64]
-
-    def hits(self, measure: str) -> NDArray[np.bool_]:
-        """Return hit_SP: the answer agrees in the whole, its last digit, parity, or the tens."""
-        said, right = self.said_SP, self.right_P.astype(float)
-        if measure == "exact":
-            return said == right
-        if measure == "unit digit":
-            return said % 10 == right % 10
-        if measure == "parity":
-            return said % 2 == right % 2
-        return said // 10 == right // 10
-
-    @property
-    def errors(self) -> NDArray[np.float64]:
-        """All errors that are numbers, said minus right."""
-        errors = (self.said_SP - self.right_P).ravel()
-        return errors[np.isfinite(errors)]
-
-    @property
-    def label(self) -> str:
-        """What the pictures call it."""
-        return f"{self.mode} {self.group}".strip()
 
 
 @dataclass(frozen=True, slots=True)
 class Steered:
-    """Every prompt rewritten to every task: hit_PK the new answer is given, error_PK."""
+    """Every prompt rewritten to every task: hit_PK, the new answer is given."""
 
     kind: str
     from_P: NDArray[np.int64]
     hit_PK: NDArray[np.bool_]
-    error_PK: NDArray[np.float64]
 
     def success(self, resamples: Resamples) -> Estimate:
         """Return how often a prompt answers for a new task, other than its own."""
@@ -112,7 +70,7 @@ def findings(
     table: list[list[Any]] = [
         [arm.context, arm.mode, arm.group, measure, e.value, e.low, e.high, e.n, len(arm.said_SP)]
         for arm in arms
-        for measure in MEASURES
+        for measure in picture.MEASURES
         for e in [of_arms.mean(arm.hits(measure).mean(0))]
     ]
     success = {move.kind: move.success(of_moves) for move in moves}
@@ -123,7 +81,7 @@ def findings(
         key = "/".join(str(part).replace(" ", "_") for part in row[:4] if part)
         scalars |= Estimate(*row[4:8]).to_metrics(key)
     for kind, e in success.items():
-        scalars |= e.to_metrics(f"steering/{kind.replace(' ', '_')}")
+        scalars |= e.to_metrics(f"steering/{kind.replace(',', '').replace(' ', '_')}")
     for head, e in alone:
         scalars |= e.to_metrics(f"steering/{head}")
     return Findings(
@@ -131,7 +89,7 @@ def findings(
         (
             Table("arms", ("context", "mode", "group", "measure", "accuracy", "low", "high", "n",
                            "sets"), table,
-                  f"Answers with the circuit's heads projected onto feature groups within their "
+                  f"Answers with the edited heads projected onto feature groups within their "
                   f"{size} dimensions, or onto what these hold beside the group. Vector: at layer "
                   f"{layer}, times {dose:g}."),
             Table("errors", ("context", "mode", "group", "error", "share"), _error_rows(arms),
@@ -148,13 +106,14 @@ def findings(
         ),
         (
             Picture("arms", "What is right about the answer when the heads are projected onto a "
-                    "feature group, onto the rest of their subspace, and onto random subspaces of "
-                    "the same sizes.", partial(_draw_arms, arms, of_arms)),
+                    "feature group (onto), onto the rest of their subspace (out of), and, hollow, "
+                    "onto random subspaces of the same sizes.",
+                    partial(picture.draw_arms, arms, of_arms)),
             Picture("errors", "Errors of the answers in few-shot prompts, by arm.",
-                    partial(_draw_errors, [a for a in arms if a.context == "few_shot"])),
-            Picture("steering", "Success of rewriting the coordinates from k to k'; the diagonal "
-                    "leaves them as they are.",
-                    partial(_draw_steering, moves, k_K, order, success)),
+                    partial(picture.draw_errors, [a for a in arms if a.context == "few_shot"])),
+            Picture("steering", "Success of rewriting the heads' coordinates from k to k', by what "
+                    "of their outputs is rewritten; the diagonal is the task that was there.",
+                    partial(picture.draw_steering, moves, k_K, order, success)),
         ),
         _sentences(arms, success, alone, of_arms),
     )  # fmt: skip
@@ -193,8 +152,10 @@ def _sentences(
         return None
 
     said = [
-        "Rewriting the heads' coordinates from k to k' in few-shot prompts gives x + k' in "
-        f"{success['subspace']} of the cases; as many random dimensions "
+        f"Rewriting the coordinates of {len(alone)} heads from k to k' in few-shot prompts gives "
+        f"the answer of k' in {success['subspace']} of the cases, and in "
+        f"{success['subspace, circuit alone']} with the heads outside the circuit at their mean; "
+        "as many random dimensions "
         f"{success['random subspace']}, everything but the subspace {success['complement']}, the "
         "whole outputs "
         f"{success['whole output']} (n = {success['subspace'].n} prompts, each to every other k')."
@@ -214,64 +175,3 @@ def _sentences(
             )
         said.append("; ".join(parts) + ".")
     return tuple(said)
-
-
-def _draw_arms(arms: Sequence[Arm], resamples: Resamples) -> Figure:
-    contexts = list(dict.fromkeys(arm.context for arm in arms))
-    figure = drawing.new_figure(4.6 * len(contexts) + 1.4, 5.4)
-    colours = (drawing.BLUE, drawing.ORANGE, drawing.GREEN, drawing.GREY)
-    for axes, context in zip(drawing.panels(figure, len(contexts), 3), contexts, strict=True):
-        own = [arm for arm in arms if arm.context == context]
-        for index, measure in enumerate(MEASURES):
-            for y, arm in enumerate(own):
-                e = resamples.mean(arm.hits(measure).mean(0))
-                place = y + (index - 1.5) * 0.19
-                axes.plot([e.low, e.high], [place, place], color=colours[index], lw=1.6)
-                axes.plot([e.value], [place], "osD^"[index], color=colours[index], ms=4,
-                          label=measure if y == 0 else None)  # fmt: skip
-        axes.set_yticks(range(len(own)), [arm.label for arm in own], fontsize=8.5)
-        axes.set_ylim(len(own) - 0.4, -0.6)
-        axes.set_xlim(-0.03, 1.03)
-        axes.set_xlabel("share right")
-        axes.set_title(context.replace("_", "-"), loc="left")
-        drawing.finish(axes, grid="x")
-    figure.axes[0].legend(frameon=False, fontsize=8.5, ncols=4, loc="lower left",
-                          bbox_to_anchor=(0, 1.06))  # fmt: skip
-    return figure
-
-
-def _draw_errors(arms: Sequence[Arm]) -> Figure:
-    kept = [arm for arm in arms if "random" not in arm.mode]
-    columns = min(3, len(kept))
-    rows = -(-len(kept) // columns)
-    figure = drawing.new_figure(3.3 * columns, 1.7 * rows + 0.4)
-    edges = np.arange(-LARGEST_ERROR - 0.5, LARGEST_ERROR + 1)
-    for axes, arm in zip(drawing.panels(figure, len(kept), columns), kept, strict=True):
-        errors = np.clip(arm.errors, -LARGEST_ERROR, LARGEST_ERROR)
-        weights = np.full(len(errors), 1 / arm.said_SP.size)
-        axes.hist(errors, bins=edges, weights=weights, color=drawing.BLUE)
-        axes.set_title(arm.label, loc="left", fontsize=9.5)
-        axes.set_ylim(0, 1.02)
-        drawing.finish(axes)
-    figure.supxlabel(f"said minus right (beyond {LARGEST_ERROR} in the outer bars)", fontsize=10)
-    figure.supylabel("share", fontsize=10)
-    return figure
-
-
-def _draw_steering(
-    moves: Sequence[Steered],
-    k_K: NDArray[np.int64],
-    order: NDArray[np.int64],
-    success: dict[str, Estimate],
-) -> Figure:
-    figure = drawing.new_figure(4.4 * len(moves), 4.5)
-    labels = [str(k) for k in k_K[order]]
-    for axes, move in zip(drawing.panels(figure, len(moves), len(moves)), moves, strict=True):
-        grid = move.matrix()[np.ix_(order, order)]
-        drawing.heat_map(figure, axes, grid, labels, labels, label="success", limit=1.0,
-                         written=False)  # fmt: skip
-        axes.tick_params(labelsize=6.5)
-        axes.set_xlabel("to k'")
-        axes.set_ylabel("from k")
-        axes.set_title(f"{move.kind}: {success[move.kind].value:.2f}", loc="left")
-    return figure

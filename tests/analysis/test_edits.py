@@ -7,15 +7,17 @@ import pytest
 import torch
 
 from headloc.analysis import subspaces_shown
+from headloc.analysis.arms import Arm
 from headloc.analysis.base import NotApplicable, Subject
+from headloc.analysis.features import feature_basis
 from headloc.analysis.head_spaces import chosen_heads, head_spaces, reliability, resampled_means
 from headloc.analysis.linear import principal_angles
 from headloc.analysis.mean_blocks import block_count
 from headloc.analysis.periodic import Periodic
 from headloc.analysis.prompting import Edit, answers, edit_heads, label_columns, prompt_chunks
 from headloc.analysis.resampling import Resamples
-from headloc.analysis.steering import Steering, feature_basis
-from headloc.analysis.steering_shown import Arm, Steered
+from headloc.analysis.steering import Steering, mean_edits, rewriting
+from headloc.analysis.steering_shown import Steered
 from headloc.analysis.subspaces import Subspaces, projection, removal
 from headloc.errors import HeadlocError
 from headloc.lm.taps import read_heads
@@ -189,22 +191,45 @@ def test_measures_of_an_answer() -> None:
 def test_success_of_steering_leaves_out_the_task_that_was_there() -> None:
     hits = np.eye(3, dtype=bool)[[0, 1, 2]]
     hits[0, 2] = True
-    move = Steered("subspace", np.array([0, 1, 2]), hits, np.zeros((3, 3)))
+    move = Steered("subspace", np.array([0, 1, 2]), hits)
     assert move.success(Resamples(3, 0)).value == pytest.approx(1 / 6)
-    assert np.isnan(Steered("x", np.array([0, 0]), hits[:2], hits[:2]).matrix()[1]).all()
+    assert np.isnan(Steered("x", np.array([0, 0]), hits[:2]).matrix()[1]).all()
 
 
-def test_rewriting_to_the_same_task_changes_nothing_and_arms_nest() -> None:
+def test_rewriting_puts_the_coordinates_of_another_task_and_leaves_the_rest() -> None:
+    subject = tiny_subject()
+    space = head_spaces(subject)[1]
+    basis, to = space.basis(3), torch.tensor([4, 0])
+    z = torch.randn(2, len(space.center_d), dtype=torch.float64)
+    edit = rewriting(space, space.projection(basis), to)
+    assert edit.matrix_dd is not None
+    found = (z @ edit.matrix_dd + edit.shift) @ space.weight_dD
+    torch.testing.assert_close(found @ basis, space.points_KD[to] @ basis)
+    before = z @ space.weight_dD
+    inside = basis @ basis.T
+    torch.testing.assert_close(found - found @ inside, before - before @ inside)
+
+
+def test_heads_outside_the_circuit_can_be_put_to_their_mean() -> None:
+    subject = tiny_subject()
+    edits = mean_edits(subject)
+    assert set(edits) == set(subject.lm.layout) - set(subject.heads)
+    (chunk,) = prompt_chunks(subject.lm, subject.task.template, subject.examples(3, "test"))
+    with edit_heads(subject.lm, edits, chunk.last), read_heads(subject.lm) as reading:
+        subject.lm.logits(chunk.batch, chunk.prefix)
+    average = subject.means.average(subject.task.train)
+    for head in edits:
+        z = reading.z[head.layer][:, 0, head.head]
+        torch.testing.assert_close(z, average[head.layer][head.head].expand_as(z))
+
+
+def test_steering_has_every_pair_and_all_arms() -> None:
     found = Steering(dimensions=4, prompts=14, random_sets=1, steered_prompts=1).run(
         tiny_subject(), quiet
     )
     tables = {table.name: table for table in found.tables}
-    diagonal = [row for row in tables["steering"].rows if row[0] == row[1]]
-    assert len(diagonal) == 4 * 14
-    by_kind: dict[object, list[object]] = {}
-    for _, _, kind, value in diagonal:
-        by_kind.setdefault(kind, []).append(value)
-    assert len({tuple(values) for values in by_kind.values()}) == 1
+    pairs = [row[:3] for row in tables["steering"].rows]
+    assert len(pairs) == len({tuple(pair) for pair in pairs}) == 5 * 14 * 14
     arms = {(row[0], row[1], row[2], row[3]): row[4] for row in tables["arms"].rows}
     for context in ("few_shot", "patch", "vector"):
         assert (context, "untouched", "", "exact") in arms
