@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .head_spaces import HeadSpace
+from .head_spaces import HeadSpace, coordinates_of
 from .linear import orthonormal
 from .regression import decoding_directions, fit_period
 
@@ -48,11 +48,6 @@ class Feature:
     def name(self) -> str:
         """What it is called: its period and its phase in degrees."""
         return f"period {self.period:.3g}, phase {self.phase * 180 / torch.pi:.0f}"
-
-
-def coordinates_of(space: HeadSpace, size: int) -> Tensor:
-    """Return the coordinates of every task mean in the aggregation subspace, centred, [K, r]."""
-    return (space.z_Kd - space.center_d) @ space.readout(space.basis(size))
 
 
 def group_features(space: HeadSpace, k_K: Tensor, size: int, group: str) -> list[Feature]:

@@ -87,6 +87,11 @@ class HeadSpace:
         return self.readout(basis_Dr) @ (basis_Dr.T @ self.inverse_Dd)
 
 
+def coordinates_of(space: HeadSpace, size: int) -> Tensor:
+    """Return the coordinates of every task mean in the aggregation subspace, centred, [K, r]."""
+    return (space.z_Kd - space.center_d) @ space.readout(space.basis(size))
+
+
 def resampled_means(space: HeadSpace, resamples: int, generator: torch.Generator) -> Tensor:
     """Return task means over bootstrap resamples of the blocks of each task, z_RKd."""
     K, G, _ = space.blocks_KGd.shape

@@ -1,9 +1,10 @@
 """Is a head's code for the number k periodic, and at which periods? (Hu et al. 2025)
 
-Per head, on the coordinates of its task means in the aggregation subspace: R^2 of every period at
-its best phase with both quadratures, predictions for numbers left out, a permutation null, and an
-interval over the prompts behind the means; a free spectrum, so that periods are found and not
-presupposed, beside polynomial trends in k; and the feature circles.
+Per head, on the coordinates of its task means in the aggregation subspace: R^2 of both quadratures
+of every period and of its best and worst phase, each with a permutation null, an interval over the
+prompts behind the means and the R^2 for numbers left out; the same at the best phase with a cubic
+in k taken out of coordinates and target, because a smooth curve passes for a long period; a free
+spectrum, so that periods are found and not presupposed; and the feature circles.
 
 Shapes: K numbers, r coordinates, d head width, D model width, T periods, F frequencies, R
 resamples, n permutations.
@@ -11,6 +12,7 @@ resamples, n permutations.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -26,14 +28,15 @@ from headloc.tasks import Arithmetic
 
 from . import periodic_shown as shown
 from .base import Analysis, Findings, NotApplicable, Progress, Subject
-from .head_spaces import HeadSpace, head_spaces, resampled_means
+from .head_spaces import HeadSpace, coordinates_of, head_spaces, resampled_means, telling_heads
 from .regression import (
-    best_r_squared,
+    TARGETS,
     fit_period,
+    inside_span,
     left_out,
     left_out_r_squared,
-    permuted_best,
     quadratures,
+    readings,
     spectrum,
     target,
     trend,
@@ -42,6 +45,7 @@ from .regression import (
 
 FEWEST_NUMBERS = 12
 DEGREES = (1, 2, 3)
+CUBIC = 3
 _SMOOTH = 8
 """Points of the spectrum per resolvable frequency."""
 
@@ -82,7 +86,7 @@ class Periodic(Analysis):
     periods: tuple[float, ...] | list[float] = (2, 5, 10, 25, 50)
     controls: tuple[float, ...] | list[float] = (10 / 3, 2.5)
     permutations: int = 1000
-    resamples: int = 500
+    resamples: int = 2000
     name: ClassVar[str] = "periodic"
     question: ClassVar[str] = "Is the heads' code for the number periodic?"
 
@@ -104,43 +108,59 @@ class Periodic(Analysis):
         for done, space in enumerate(spaces, start=1):
             found.append(self._head(space, k_K, periods, subject.seed))
             progress(done, len(spaces))
+        telling = {str(head) for head in telling_heads(subject)}
         return shown.findings(
-            _corrected(found), k_K.numpy(), dimensions=self.dimensions,
+            _corrected(found), k_K.numpy(), telling, dimensions=self.dimensions,
             permutations=self.permutations, prompts=subject.mean_prompts,
         )  # fmt: skip
 
     def _head(
         self, space: HeadSpace, k_K: Tensor, periods: Sequence[float], seed: int
     ) -> shown.HeadPeriods:
-        readout_dr = space.readout(space.basis(self.dimensions))
-        coordinates_Kr = (space.z_Kd - space.center_d) @ readout_dr
+        coordinates_Kr = coordinates_of(space, self.dimensions)
         generator = torch_generator(seed, "periodic", str(space.head))
-        null_nT = permuted_best(coordinates_Kr, k_K, periods, self.permutations, generator)
+        order_nK = torch.stack(
+            [torch.randperm(len(k_K), generator=generator) for _ in range(self.permutations)]
+        )
         means_RKd = resampled_means(space, self.resamples, generator)
-        drawn_RKr = (means_RKd - space.center_d) @ readout_dr
+        drawn_RKr = (means_RKd - space.center_d) @ space.readout(space.basis(self.dimensions))
         rows = []
-        for index, period in enumerate(periods):
-            fit = fit_period(coordinates_Kr, k_K, period)
-            spread_R = best_r_squared(drawn_RKr, k_K, period).numpy()
-            low, high = np.percentile(spread_R, (2.5, 97.5))
-            null_n = null_nT[:, index]
-            rows.append(
-                shown.PeriodRow(
-                    period=period,
-                    control=index >= len(self.periods),
-                    cosine=fit.cosine,
-                    sine=fit.sine,
-                    best=fit.best,
-                    worst=fit.worst,
-                    phase=fit.phase,
-                    left_out=left_out_r_squared(coordinates_Kr, target(k_K, period, fit.phase)),
-                    low=float(low),
-                    high=float(high),
-                    null_median=float(null_n.median()),
-                    null_95=float(null_n.quantile(0.95)),
-                    p=float((1 + (null_n >= fit.best - 1e-12).sum()) / (1 + len(null_n))),
-                )
+        for degree in (0, CUBIC):
+            trend_Kp = trend(k_K, degree)
+            rest_Kr = coordinates_Kr - trend_Kp @ (trend_Kp.T @ coordinates_Kr)
+            own_1Kr, shuffled_nKr, resampled_RKr = (
+                inside_span(many, trend_Kp)
+                for many in (coordinates_Kr[None], rest_Kr[order_nK], drawn_RKr)
             )
+            for index, period in enumerate(periods):
+                values_4 = readings(own_1Kr, k_K, period, trend_Kp)[0]
+                null_n4 = readings(shuffled_nKr, k_K, period, trend_Kp)
+                spread_R4 = readings(resampled_RKr, k_K, period, trend_Kp)
+                fit = fit_period(coordinates_Kr, k_K, period)
+                for column, kind in enumerate(TARGETS):
+                    value = float(values_4[column])
+                    if math.isnan(value) or (degree and kind != "best phase"):
+                        continue
+                    null_n = null_n4[:, column]
+                    low, high = np.percentile(spread_R4[:, column].numpy(), (2.5, 97.5))
+                    phase = fit.phases[column] if not degree else None
+                    rows.append(
+                        shown.Reading(
+                            period=period,
+                            control=index >= len(self.periods),
+                            target=shown.BEYOND if degree else kind,
+                            phase=phase,
+                            r2=value,
+                            low=float(low),
+                            high=float(high),
+                            left_out=None
+                            if phase is None
+                            else left_out_r_squared(coordinates_Kr, target(k_K, period, phase)),
+                            null_median=float(null_n.median()),
+                            null_95=float(null_n.quantile(0.95)),
+                            p=float((1 + (null_n >= value - 1e-12).sum()) / (1 + len(null_n))),
+                        )
+                    )
         circles = {
             period: left_out(coordinates_Kr, quadratures(k_K, period)).numpy() for period in periods
         }
@@ -182,6 +202,10 @@ def free_spectrum(
 
 
 def _corrected(found: Sequence[shown.HeadPeriods]) -> list[shown.HeadPeriods]:
-    """Add q-values: Benjamini-Hochberg over all heads and periods."""
-    adjusted = iter(benjamini_hochberg([row.p for head in found for row in head.rows]))
-    return [head.with_q([next(adjusted) for _ in head.rows]) for head in found]
+    """Add q-values: Benjamini-Hochberg over all heads and periods, target by target."""
+    by_target: dict[str, list[float]] = {}
+    for head in found:
+        for row in head.rows:
+            by_target.setdefault(row.target, []).append(row.p)
+    adjusted = {kind: iter(benjamini_hochberg(values)) for kind, values in by_target.items()}
+    return [head.with_q([next(adjusted[row.target]) for row in head.rows]) for head in found]

@@ -19,6 +19,10 @@ from torch import Tensor
 
 from .linear import orthonormal
 
+TARGETS = ("cos", "sin", "best phase", "worst phase")
+"""What is regressed: both quadratures, and the phases with the largest and the smallest R^2."""
+
+_RANK = 1e-10
 _EMPTY = 1e-8
 """Relative size below which a quadrature counts as absent (the sine of period 2)."""
 
@@ -33,6 +37,7 @@ class PeriodFit:
         best: R^2 at the best phase.
         worst: R^2 at the worst phase; high only if a whole circle is there.
         phase: the best theta in cos(2 pi k / T + theta), radians in [0, pi).
+        worst_phase: the worst theta.
     """
 
     cosine: float
@@ -40,6 +45,12 @@ class PeriodFit:
     best: float
     worst: float
     phase: float
+    worst_phase: float
+
+    @property
+    def phases(self) -> tuple[float, float, float, float]:
+        """Theta of each of `TARGETS`."""
+        return 0.0, -math.pi / 2, self.phase, self.worst_phase
 
 
 def quadratures(k_K: Tensor, period: float) -> Tensor:
@@ -60,16 +71,18 @@ def fit_period(coordinates_Kr: Tensor, k_K: Tensor, period: float) -> PeriodFit:
     each_q = explained_qq.diagonal() / total_qq.diagonal()
     if len(each_q) == 1:
         value = float(each_q[0])
-        return PeriodFit(value, math.nan, value, value, 0.0)
+        return PeriodFit(value, math.nan, value, value, 0.0, 0.0)
     # Whitened, the ratio of quadratic forms is an eigenvalue problem.
     lower_qq = torch.linalg.cholesky(total_qq)
     half_qq = torch.linalg.solve_triangular(lower_qq, explained_qq, upper=False)
     whitened_qq = torch.linalg.solve_triangular(lower_qq, half_qq.T, upper=False)
     values, vectors = torch.linalg.eigh((whitened_qq + whitened_qq.T) / 2)
-    weights = torch.linalg.solve_triangular(lower_qq.T, vectors[:, -1:], upper=True)[:, 0]
     # cos(a + theta) = cos(theta) cos(a) - sin(theta) sin(a)
-    phase = math.atan2(-float(weights[1]), float(weights[0])) % math.pi
-    return PeriodFit(float(each_q[0]), float(each_q[1]), float(values[-1]), float(values[0]), phase)
+    weights_qq = torch.linalg.solve_triangular(lower_qq.T, vectors, upper=True)
+    worst, best = (-torch.atan2(weights_qq[1], weights_qq[0]) % math.pi).tolist()
+    return PeriodFit(
+        float(each_q[0]), float(each_q[1]), float(values[-1]), float(values[0]), best, worst
+    )
 
 
 def target(k_K: Tensor, period: float, phase: float) -> Tensor:
@@ -106,34 +119,43 @@ def left_out_r_squared(coordinates_Kr: Tensor, target_K: Tensor) -> float:
     return float(1 - error_K.square().sum() / base_K.square().sum())
 
 
-def permuted_best(
-    coordinates_Kr: Tensor,
-    k_K: Tensor,
-    periods: Sequence[float],
-    permutations: int,
-    generator: torch.Generator,
-) -> Tensor:
-    """Return the best-phase R^2 of every period with k shuffled among the points, best_nT."""
-    inside_Kr = _inside(coordinates_Kr)
-    waves = [orthonormal(quadratures(k_K, period)) for period in periods]
-    order_nK = torch.stack(
-        [torch.randperm(len(k_K), generator=generator) for _ in range(permutations)]
-    )
-    found = [
-        torch.linalg.svdvals(torch.einsum("kr,nkq->nrq", inside_Kr, wave_Kq[order_nK]))[:, 0]
-        for wave_Kq in waves
-    ]
-    return torch.stack(found, dim=1).square()
+def inside_span(coordinates_RKr: Tensor, trend_Kp: Tensor) -> Tensor:
+    """Return bases over the K points of what linear readouts of coordinates can be, [R, K, r].
+
+    Args:
+        coordinates_RKr: many sets of coordinates.
+        trend_Kp: orthonormal trend that is taken out first (`trend`): of degree 0 the mean alone,
+            which is a regression with an intercept.
+
+    Returns:
+        orthonormal columns; those of dependent coordinates are zero.
+    """
+    rest_RKr = coordinates_RKr - trend_Kp @ (trend_Kp.T @ coordinates_RKr)
+    left_RKr, sizes_Rr, _ = torch.linalg.svd(rest_RKr, full_matrices=False)
+    real_Rr = sizes_Rr > _RANK * sizes_Rr[:, :1].clamp(min=1e-300)
+    return left_RKr * real_Rr[:, None]
 
 
-def best_r_squared(coordinates_RKr: Tensor, k_K: Tensor, period: float) -> Tensor:
-    """Return the best-phase R^2 of a period on many sets of coordinates, best_R."""
-    centred_RKr = coordinates_RKr - coordinates_RKr.mean(1, keepdim=True)
-    left_RKr, sizes_Rr, _ = torch.linalg.svd(centred_RKr, full_matrices=False)
-    real_Rr = sizes_Rr > 1e-10 * sizes_Rr[:, :1].clamp(min=1e-300)
-    wave_Kq = orthonormal(quadratures(k_K, period))
-    inside_Rrq = torch.einsum("rkc,kq->rcq", left_RKr * real_Rr[:, None], wave_Kq)
-    return torch.linalg.svdvals(inside_Rrq)[:, 0].square()
+def readings(inside_RKr: Tensor, k_K: Tensor, period: float, trend_Kp: Tensor) -> Tensor:
+    """Return R^2 of a period on many sets of coordinates, as [R, 4] in the order of `TARGETS`.
+
+    Args:
+        inside_RKr: the sets (`inside_span` with the same trend).
+        k_K: the number of each point.
+        period: the period.
+        trend_Kp: trend that is taken out of the targets, too.
+    """
+    waves_Kq = quadratures(k_K, period)
+    waves_Kq = waves_Kq - trend_Kp @ (trend_Kp.T @ waves_Kq)
+    each_Kq = waves_Kq / waves_Kq.norm(dim=0)
+    each_Rq = torch.einsum("rkc,kq->rcq", inside_RKr, each_Kq).square().sum(1)
+    inside_Rcq = torch.einsum("rkc,kq->rcq", inside_RKr, orthonormal(waves_Kq))
+    if inside_Rcq.shape[1] < inside_Rcq.shape[2]:
+        # Fewer coordinates than quadratures: some phase is not there at all.
+        inside_Rcq = torch.nn.functional.pad(inside_Rcq, (0, 0, 0, 1))
+    phases_Rq = torch.linalg.svdvals(inside_Rcq).square()
+    sine_R = each_Rq[:, 1] if each_Rq.shape[1] > 1 else torch.full_like(each_Rq[:, 0], math.nan)
+    return torch.stack([each_Rq[:, 0], sine_R, phases_Rq[:, 0], phases_Rq[:, -1]], dim=1)
 
 
 def spectrum(points_KD: Tensor, k_K: Tensor, frequencies: Sequence[float], degree: int) -> Tensor:

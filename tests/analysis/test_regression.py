@@ -12,17 +12,19 @@ from torch import Tensor
 from headloc.analysis.linear import orthonormal, principal_angles, random_basis
 from headloc.analysis.periodic import free_spectrum
 from headloc.analysis.regression import (
-    best_r_squared,
+    TARGETS,
     decoding_directions,
     encoding_planes,
     fit_period,
+    inside_span,
     left_out,
     left_out_r_squared,
-    permuted_best,
     quadratures,
     r_squared,
+    readings,
     spectrum,
     target,
+    trend,
 )
 
 K = torch.arange(1, 31, dtype=torch.float64)
@@ -90,9 +92,34 @@ def test_the_best_phase_is_that_of_a_fine_grid() -> None:
 def test_many_sets_of_coordinates_are_fitted_as_one_is() -> None:
     many = torch.randn(5, 30, 6, generator=generator(19), dtype=torch.float64)
     many[2, :, 4:] = many[2, :, :2]
+    mean = trend(K, 0)
     for period in (2.0, 10.0, 50.0):
-        each = [fit_period(one, K, period).best for one in many]
-        assert best_r_squared(many, K, period).tolist() == pytest.approx(each)
+        found = readings(inside_span(many, mean), K, period, mean)
+        for values, one in zip(found, many, strict=True):
+            fit = fit_period(one, K, period)
+            expected = [fit.cosine, fit.sine, fit.best, fit.worst]
+            assert values.tolist() == pytest.approx(expected, nan_ok=True)
+            for kind, phase, value in zip(TARGETS, fit.phases, values, strict=True):
+                if kind != "sin" or period != 2.0:
+                    assert r_squared(one, target(K, period, phase)) == pytest.approx(float(value))
+
+
+def test_one_coordinate_cannot_hold_both_quadratures() -> None:
+    line, mean = target(K, 10.0, 0.0)[None, :, None], trend(K, 0)
+    found = readings(inside_span(line, mean), K, 10.0, mean)[0]
+    assert found[0] == pytest.approx(1.0)
+    assert found[3] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_cubic_passes_for_a_long_period_until_it_is_taken_out() -> None:
+    cubic, mean = trend(K, 3)[:, 1:], trend(K, 0)
+    noise = 0.01 * torch.randn(30, 3, generator=generator(23), dtype=torch.float64)
+    smooth, circle = (cubic + noise)[None], quadratures(K, 25.0)[None]
+    plain = readings(inside_span(smooth, mean), K, 50.0, mean)[0, 2]
+    rest = readings(inside_span(smooth, trend(K, 3)), K, 50.0, trend(K, 3))[0, 2]
+    assert plain > 0.99
+    assert rest < 0.6
+    assert readings(inside_span(circle, trend(K, 3)), K, 25.0, trend(K, 3))[0, 2] > 0.99
 
 
 def test_targets_are_centred_and_the_sine_of_period_two_is_left_out() -> None:
@@ -123,11 +150,13 @@ def test_left_out_predictions_are_those_of_thirty_refits() -> None:
 
 def test_noise_reaches_the_r_squared_that_the_null_says() -> None:
     """Six coordinates of noise on thirty points give .2 to .3 by chance."""
-    drawn = generator(11)
+    drawn, mean = generator(11), trend(K, 0)
     values = []
     for seed in range(40):
         noise = torch.randn(30, 6, generator=drawn, dtype=torch.float64)
-        null = permuted_best(noise, K, [10.0], 200, generator(seed))[:, 0]
+        order = [torch.randperm(30, generator=generator(200 * seed + i)) for i in range(200)]
+        shuffled = noise[torch.stack(order)]
+        null = readings(inside_span(shuffled, mean), K, 10.0, mean)[:, 2]
         assert 0.15 < null.median() < 0.45
         best = fit_period(noise, K, 10.0).best
         values.append(float((1 + (null >= best).sum()) / 201))
