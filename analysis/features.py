@@ -44,11 +44,6 @@ class Feature:
     phase: float
     weight_r: Tensor
 
-    @property
-    def name(self) -> str:
-        """What it is called: its period and its phase in degrees."""
-        return f"period {self.period:.3g}, phase {self.phase * 180 / torch.pi:.0f}"
-
 
 def group_features(space: HeadSpace, k_K: Tensor, size: int, group: str) -> list[Feature]:
     """Return the features of a group with their weights on a head's r coordinates."""

@@ -25,10 +25,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from headloc.errors import HeadlocError, TaskError
-from headloc.evaluation.intervals import Estimate
 from headloc.randomness import stream
 from headloc.tasks import Arithmetic, Demonstration, Example
 
@@ -42,129 +40,23 @@ from .base import (
     require_demonstrations,
 )
 from .demonstrations import HeadSignals, read_demonstrations
-from .head_spaces import HeadSpace, head_spaces
+from .head_spaces import HeadSpace, chosen_heads, head_spaces
+from .pairing import (
+    Array,
+    Pairing,
+    Rows,
+    along,
+    centred,
+    earlier_moved,
+    shuffled_null,
+    statistics,
+    taken_back,
+    taken_back_by_all,
+)
 from .resampling import Resamples
+from .self_correction_picture import ALL_HEADS
 
-Array = NDArray[np.float64]
-Rows = NDArray[np.int64]
-
-ALL_HEADS = "all heads"
-
-
-def along(signal_PNr: Array, direction_Kr: Array, task_P: Rows) -> Array:
-    """Return a_PN: signals along the unit direction of each prompt's task."""
-    size_K = np.maximum(np.linalg.norm(direction_Kr, axis=1, keepdims=True), 1e-300)
-    return np.einsum("pnr,pr->pn", signal_PNr, (direction_Kr / size_K)[task_P])
-
-
-def centred(a_PN: Array, task_P: Rows) -> Array:
-    """Return signals without their mean over the prompts of a task, position by position."""
-    out = a_PN.copy()
-    for task in np.unique(task_P):
-        rows = task_P == task
-        out[rows] -= a_PN[rows].mean(0)
-    return out
-
-
-def statistics(a_PN: Array, resamples: Resamples) -> shown.Pairing:
-    """Return correlations by lag and the cancellation ratio of centred signals."""
-    N = a_PN.shape[1]
-    square_NP = (a_PN**2).T
-
-    def at_lag(lag: int) -> Callable[..., Array]:
-        def correlation(*means: Array) -> Array:
-            products, variances = means[: N - lag], means[N - lag :]
-            pairs = [
-                product / np.sqrt(np.maximum(variances[i] * variances[i + lag], 1e-300))
-                for i, product in enumerate(products)
-            ]
-            return np.mean(pairs, axis=0)
-
-        return correlation
-
-    lags = []
-    for lag in range(1, N):
-        products = [a_PN[:, i] * a_PN[:, i + lag] for i in range(N - lag)]
-        lags.append(resamples.of(at_lag(lag), *products, *square_NP))
-    ratio = resamples.ratio(a_PN.sum(1) ** 2, (a_PN**2).sum(1))
-    return shown.Pairing(tuple(lags), mean_correlation(a_PN, resamples), ratio)
-
-
-def mean_correlation(a_PN: Array, resamples: Resamples) -> Estimate:
-    """Return the mean correlation over all pairs, from one statistic so that it has an interval."""
-    N = a_PN.shape[1]
-    pairs = [(i, j) for i in range(N) for j in range(i + 1, N)]
-
-    def correlation(*means: Array) -> Array:
-        products, variances = means[: len(pairs)], means[len(pairs) :]
-        return np.mean(
-            [
-                product / np.sqrt(np.maximum(variances[i] * variances[j], 1e-300))
-                for product, (i, j) in zip(products, pairs, strict=True)
-            ],
-            axis=0,
-        )
-
-    return resamples.of(correlation, *(a_PN[:, i] * a_PN[:, j] for i, j in pairs), *(a_PN**2).T)
-
-
-def shuffled_null(
-    a_PN: Array, task_P: Rows, shuffles: int, rng: np.random.Generator
-) -> tuple[Array, Array]:
-    """Return (mean correlation_n, cancellation_n) with demonstrations shuffled across prompts.
-
-    Within a task and a position, so that nothing but the company of a demonstration changes.
-    """
-    groups = [np.flatnonzero(task_P == task) for task in np.unique(task_P)]
-    scale_N = np.sqrt(np.maximum((a_PN**2).mean(0), 1e-300))
-    N = a_PN.shape[1]
-    upper = np.triu_indices(N, 1)
-    correlations, ratios = [], []
-    for _ in range(shuffles):
-        mixed = np.empty_like(a_PN)
-        for rows in groups:
-            for column in range(N):
-                mixed[rows, column] = a_PN[rng.permutation(rows), column]
-        matrix = (mixed.T @ mixed) / len(mixed) / np.outer(scale_N, scale_N)
-        correlations.append(matrix[upper].mean())
-        ratios.append((mixed.sum(1) ** 2).mean() / (mixed**2).sum(1).mean())
-    return np.array(correlations), np.array(ratios)
-
-
-def taken_back(change_OPNr: Array, at: int, resamples: Resamples) -> tuple[Estimate, ...]:
-    """Return kappa_ij for the corrupted demonstration i = `at` and every j.
-
-        kappa_ij = - sum <change of s_j, change of s_i> / sum |change of s_i|^2
-
-    Args:
-        change_OPNr: change of every demonstration's signal, in O orders of the demonstrations of
-            a prompt, which are resampled together; r is 1 for the signal along one direction.
-        at: which one was corrupted.
-        resamples: resamples of the prompts.
-    """
-    own_OPr = change_OPNr[:, :, at]
-    size_P = (own_OPr**2).sum((0, -1))
-    return tuple(
-        resamples.ratio(-(change_OPNr[:, :, j] * own_OPr).sum((0, -1)), size_P)
-        for j in range(change_OPNr.shape[2])
-    )
-
-
-def taken_back_by_all(change_OPNr: Array, at: int, resamples: Resamples) -> Estimate | None:
-    """Return the sum of kappa_ij over all j > i; None for the last demonstration."""
-    if at + 1 == change_OPNr.shape[2]:
-        return None
-    own_OPr = change_OPNr[:, :, at]
-    later_OPr = change_OPNr[:, :, at + 1 :].sum(2)
-    return resamples.ratio(-(later_OPr * own_OPr).sum((0, -1)), (own_OPr**2).sum((0, -1)))
-
-
-def earlier_moved(change_OPNr: Array, at: int) -> float:
-    """Return the largest change before the corrupted demonstration, relative to its own."""
-    if at == 0:
-        return 0.0
-    own = np.abs(change_OPNr[:, :, at]).max()
-    return float(np.abs(change_OPNr[:, :, :at]).max() / max(own, 1e-300))
+_TRIES = 1000
 
 
 @dataclass(frozen=True)
@@ -173,20 +65,22 @@ class SelfCorrection(Analysis):
 
     Attributes:
         dimensions: dimensions r of the aggregation subspace.
+        heads: heads that are read: telling (those that tell tasks apart), all, or a list.
         shots: numbers of demonstrations n to look at.
         prompts: prompts per number of demonstrations.
-        corrupted_prompts: prompts of the intervention, with the task's own number of
-            demonstrations.
+        corrupted_prompts: prompts of the intervention, which changes every demonstration at the
+            task's own number of them, and the first at the other numbers.
         orders: orders of the same demonstrations that the intervention is repeated in.
         shuffles: shuffles of the null.
     """
 
     dimensions: int = 6
+    heads: str | tuple[str, ...] | list[str] = "telling"
     shots: tuple[int, ...] | list[int] = (2, 5, 8)
     prompts: int = 512
     corrupted_prompts: int = 128
     orders: int = 2
-    shuffles: int = 200
+    shuffles: int = 1000
     name: ClassVar[str] = "self_correction"
     question: ClassVar[str] = "Do later demonstrations correct earlier ones?"
 
@@ -207,9 +101,12 @@ class SelfCorrection(Analysis):
                 f"A wrong label needs tasks that label every input; the family {task.name} does "
                 "not say what another task's label would be. Use add_k, subtract_k or multiply_k."
             )
-        spaces = head_spaces(subject)
-        N, orders = task.shots, self.orders
-        total = len(self.shots) * self.prompts + orders * (2 * N + 1) * self.corrupted_prompts
+        chosen = chosen_heads(subject, self.heads)
+        spaces = [space for space in head_spaces(subject) if space.head in chosen]
+        numbers = dict.fromkeys((*self.shots, task.shots))
+        places = {n: range(n) if n == task.shots else range(1) for n in numbers}
+        passes = sum(1 + 2 * len(at) for at in places.values())
+        total = len(self.shots) * self.prompts + self.orders * passes * self.corrupted_prompts
         done = [0]
 
         def read(examples: Sequence[Example], attention: bool) -> list[HeadSignals]:
@@ -222,8 +119,14 @@ class SelfCorrection(Analysis):
             return found
 
         company = [self._company(subject, spaces, read, shots) for shots in self.shots]
-        corrections = self._intervene(subject, task, spaces, read)
-        return shown.findings([one for some in company for one in some], corrections, N)
+        corrections = [
+            one
+            for shots, at in places.items()
+            for one in self._intervene(subject, task, spaces, read, shots, at)
+        ]
+        return shown.findings(
+            shown.corrected([one for some in company for one in some]), corrections, task.shots
+        )
 
     def _company(
         self,
@@ -241,23 +144,32 @@ class SelfCorrection(Analysis):
         task_P = _rows(subject, examples)
         resamples = Resamples(len(examples), subject.seed)
         rng = stream(subject.seed, "analysis", "self-correction", "shuffles", str(shots))
-        found = []
+        names: list[str] = []
+        plain: list[Array] = []
+        weighted: list[Pairing | None] = []
+        steady: list[Pairing | None] = []
         for name, signal_PNr, direction_Kr, attention_PN in _readings(
             spaces, signals, self.dimensions
         ):
             raw_PN = along(signal_PNr, direction_Kr, task_P)
             a_PN = centred(raw_PN, task_P)
-            weighted = steady = None
-            if attention_PN is not None:
-                weighted = statistics(centred(attention_PN * raw_PN, task_P), resamples)
-                # Every signal at its mean: what is left is the competition for attention.
-                mean_PN = raw_PN - a_PN
-                steady = statistics(centred(attention_PN * mean_PN, task_P), resamples)
-            null = shuffled_null(a_PN, task_P, self.shuffles, rng)
-            found.append(
-                shown.Company(name, shots, statistics(a_PN, resamples), weighted, steady, *null)
+            names.append(name)
+            plain.append(a_PN)
+            if attention_PN is None:
+                weighted.append(None)
+                steady.append(None)
+                continue
+            weighted.append(statistics(centred(attention_PN * raw_PN, task_P), resamples))
+            # Every signal at its mean: what is left is the competition for attention.
+            steady.append(statistics(centred(attention_PN * (raw_PN - a_PN), task_P), resamples))
+        nulls = shuffled_null(np.stack(plain), task_P, self.shuffles, rng)
+        return [
+            shown.Company(
+                name, shots, statistics(plain[i], resamples), weighted[i], steady[i],
+                nulls[0][:, i], nulls[1][:, i],
             )
-        return found
+            for i, name in enumerate(names)
+        ]  # fmt: skip
 
     def _intervene(
         self,
@@ -265,10 +177,14 @@ class SelfCorrection(Analysis):
         task: Arithmetic,
         spaces: Sequence[HeadSpace],
         read: Callable[[Sequence[Example], bool], list[HeadSignals]],
+        shots: int,
+        places: Sequence[int],
     ) -> list[shown.Correction]:
         """Return kappa with wrong labels and with other right demonstrations, per head."""
-        base = subject.examples(self.corrupted_prompts, "self-correction corrupted")
-        rng = stream(subject.seed, "analysis", "self-correction", "corruption")
+        base = subject.examples(
+            self.corrupted_prompts, f"self-correction corrupted {shots}", shots=shots
+        )
+        rng = stream(subject.seed, "analysis", "self-correction", "corruption", str(shots))
         changes: dict[tuple[str, str, int], list[Array]] = {}
         directions: list[tuple[str, Array]] = []
         task_P = _rows(subject, base)
@@ -276,7 +192,7 @@ class SelfCorrection(Analysis):
             ordered = [_reordered(example, rng) for example in base]
             plain = list(_readings(spaces, read(ordered, False), self.dimensions))
             directions = [(name, direction_Kr) for name, _, direction_Kr, _ in plain]
-            for at in range(task.shots):
+            for at in places:
                 variants = {
                     "wrong label": [_mislabelled(task, e, at, rng) for e in ordered],
                     "other right one": [_replaced(subject, e, at, rng) for e in ordered],
@@ -290,13 +206,14 @@ class SelfCorrection(Analysis):
         found = []
         for name, direction_Kr in directions:
             for kind in ("wrong label", "other right one"):
-                for at in range(task.shots):
+                for at in places:
                     each_OPNr = np.stack(changes[name, kind, at])
                     lined_OPN = np.stack([along(c, direction_Kr, task_P) for c in each_OPNr])
                     found.append(
                         shown.Correction(
                             head=name,
                             kind=kind,
+                            shots=shots,
                             corrupted=at,
                             kappa=taken_back(lined_OPN[..., None], at, resamples),
                             kappa_subspace=taken_back(each_OPNr, at, resamples),
@@ -351,11 +268,15 @@ def _mislabelled(task: Arithmetic, example: Example, at: int, rng: np.random.Gen
 def _replaced(subject: Subject, example: Example, at: int, rng: np.random.Generator) -> Example:
     """Put another right demonstration of the same task in the place of one."""
     shown_inputs = {pair.input for pair in example.demonstrations} | {example.query}
-    while True:
+    for _ in range(_TRIES):
         other = subject.task.example(example.task, rng, items="score").demonstrations
         fresh = [pair for pair in other if pair.input not in shown_inputs]
         if fresh:
             return _with(example, at, fresh[0])
+    raise HeadlocError(
+        f"The task {example.task} has no inputs beside the {example.shots} demonstrations of a "
+        "prompt, so none can be exchanged. Use fewer demonstrations (task.shots, analysis.shots)."
+    )
 
 
 def _with(example: Example, at: int, pair: Demonstration) -> Example:

@@ -2,16 +2,18 @@
 
 Per head: shares of token groups in the output, the peaking ratio (attention on labels over
 attention elsewhere), the alignment of a demonstration's signal with its task's direction, and, for
-arithmetic tasks, the offset that each demonstration says (`offset_decoding.py`).
+arithmetic tasks, the offset that each demonstration says (`offset_decoding.py`) and the named
+features of it that the head extracts (`feature_reading.py`).
 
 Shapes: P prompts, N demonstrations, K tasks, G groups, r dimensions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import compress
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 
 from headloc.errors import HeadlocError
 from headloc.evaluation.intervals import Estimate
+from headloc.heads import HeadId
 from headloc.randomness import stream
 from headloc.tasks import Arithmetic, Example
 
@@ -33,8 +36,10 @@ from .base import (
     require_demonstrations,
 )
 from .demonstrations import GROUP_NAMES, HeadSignals, read_demonstrations
-from .head_spaces import HeadSpace, head_spaces
+from .feature_reading import feature_findings
+from .head_spaces import HeadSpace, head_spaces, telling_heads
 from .offset_decoding import Decoder, decoding_findings, mixed_examples, unit
+from .periodic import FEWEST_NUMBERS, numbers_of
 from .resampling import Resamples
 
 Array = NDArray[np.float64]
@@ -86,19 +91,28 @@ class Signals(Analysis):
             _head_figures(space, signals, decoder.centre(i), decoder.rows(examples), resamples)
             for i, (space, signals) in enumerate(zip(spaces, measured, strict=True))
         ]
-        findings = _shares_findings(spaces, heads, subject.task.shots, self.prompts)
+        telling = set(telling_heads(subject)) or set(subject.heads)
+        findings = _shares_findings(spaces, heads, telling, subject.task.shots, self.prompts)
         if not isinstance(subject.task, Arithmetic):
             return findings
         mixed, shown_PN = mixed_examples(subject.task, examples, subject.seed)
-        told = decoding_findings(
-            subject.task, subject.seed, spaces, decoder,
-            read(mixed, self.fit_prompts + self.prompts), shown_PN,
-        )  # fmt: skip
+        spoken = read(mixed, self.fit_prompts + self.prompts)
+        parts = [findings, decoding_findings(
+            subject.task, subject.seed, spaces, decoder, spoken, shown_PN,
+        )]  # fmt: skip
+        if len(subject.tasks) >= FEWEST_NUMBERS:
+            named = [space.head in telling for space in spaces]
+            parts.append(
+                feature_findings(
+                    list(compress(spaces, named)), list(compress(spoken, named)), shown_PN,
+                    numbers_of(subject), self.dimensions, subject.seed,
+                )
+            )  # fmt: skip
         return Findings(
-            {**findings.scalars, **told.scalars},
-            (*findings.tables, *told.tables),
-            (*findings.pictures, *told.pictures),
-            (*findings.sentences, *told.sentences),
+            {key: value for part in parts for key, value in part.scalars.items()},
+            tuple(table for part in parts for table in part.tables),
+            tuple(shown for part in parts for shown in part.pictures),
+            tuple(sentence for part in parts for sentence in part.sentences),
         )
 
     def _of_all_tasks(self, subject: Subject, n: int, use: str) -> list[Example]:
@@ -155,9 +169,15 @@ def _head_figures(
 
 
 def _shares_findings(
-    spaces: Sequence[HeadSpace], heads: Sequence[HeadFigures], shots: int, prompts: int
+    spaces: Sequence[HeadSpace],
+    heads: Sequence[HeadFigures],
+    telling: Collection[HeadId],
+    shots: int,
+    prompts: int,
 ) -> Findings:
     names = [str(space.head) for space in spaces]
+    apart = [space.head in telling for space in spaces]
+    marked = [name if tells else f"{name}*" for name, tells in zip(names, apart, strict=True)]
     scalars: dict[str, float] = {}
     shares: list[list[Any]] = []
     rows: list[list[Any]] = []
@@ -175,10 +195,13 @@ def _shares_findings(
             rows.append([name, measure, e.value, e.low, e.high, e.n])
         for index, e in enumerate(found.by_position):
             positions.append([name, index + 1, e.value, e.low, e.high, e.n])
-    most = max(zip(heads, names, strict=True), key=lambda pair: pair[0].peaking.value)
-    label = [found.centred_shares["labels"].value for found in heads]
-    plain = [found.shares["labels"].value for found in heads]
-    low, high = int(np.argmin(label)), int(np.argmax(label))
+    tell = list(compress(zip(names, heads, strict=True), apart))
+    by_share = sorted(tell, key=lambda pair: pair[1].centred_shares["labels"].value)
+    least, largest = (
+        f"{found.centred_shares['labels']} ({name})" for name, found in (by_share[0], by_share[-1])
+    )
+    plain = [found.shares["labels"].value for _, found in tell]
+    most = max(tell, key=lambda pair: pair[1].peaking.value)
     return Findings(
         scalars,
         (
@@ -194,22 +217,22 @@ def _shares_findings(
         ),
         (
             Picture("shares", "Where the part of each head's output comes from that tells tasks "
-                    "apart (share toward the task's direction), by group of tokens.",
-                    partial(picture.draw_shares, names, [h.centred_shares for h in heads])),
+                    "apart (share toward the task's direction), by group of tokens. * does not "
+                    "tell tasks apart: its direction is chance.",
+                    partial(picture.draw_shares, marked, [h.centred_shares for h in heads])),
             Picture("alignment", f"Attention on labels over attention elsewhere, and how well the "
                     f"signals of {shots} demonstrations point along their task's direction.",
-                    partial(picture.draw_heads, names, [h.peaking for h in heads],
+                    partial(picture.draw_heads, marked, [h.peaking for h in heads],
                             [h.alignment for h in heads])),
         ),
         (
-            f"Label tokens carry {label[low]:.1%} ({names[low]}) to {label[high]:.1%} "
-            f"({names[high]}) of what tells tasks apart in a head's output, and "
-            f"{min(plain):.1%} to {max(plain):.1%} of its output along the task mean "
-            f"(n = {prompts}).",
-            f"{most[1]} looks at labels the most: {most[0].peaking} times as much as at other "
+            f"In the {len(tell)} heads that tell tasks apart, label tokens carry {least} to "
+            f"{largest} of what tells tasks apart in the output, and {min(plain):.1%} to "
+            f"{max(plain):.1%} of the output along the task mean (n = {prompts}).",
+            f"{most[0]} looks at labels the most: {most[1].peaking} times as much as at other "
             "tokens.",
             f"The signal of a demonstration points along its task's direction with a cosine of "
-            f"{min(h.alignment.value for h in heads):.2f} to "
-            f"{max(h.alignment.value for h in heads):.2f} by head.",
+            f"{min(h.alignment.value for _, h in tell):.2f} to "
+            f"{max(h.alignment.value for _, h in tell):.2f} in these heads.",
         ),
     )  # fmt: skip

@@ -80,7 +80,7 @@ def draw_decoding(
     chance: float,
 ) -> Figure:
     """Draw accuracy by position of the demonstration, and what is said against what is shown."""
-    figure = drawing.new_figure(10.4, 4.4)
+    figure = drawing.new_figure(drawing.WIDEST, 4.2)
     first, second = figure.subplots(1, 2)
     for name, found in accuracy.items():
         if name.endswith("by direction"):
@@ -93,15 +93,13 @@ def draw_decoding(
         if pooled:
             first.fill_between(places, [e.low for e in found], [e.high for e in found],
                                color=colour, alpha=0.2, lw=0)  # fmt: skip
-        if pooled or len(accuracy) <= 21:
-            first.annotate(name, (len(found), found[-1].value), xytext=(5, 0), fontsize=7.5,
-                           textcoords="offset points", va="center", color=colour)  # fmt: skip
-    first.axhline(chance, color=drawing.GREY, lw=1.0, ls=(0, (4, 3)))
-    first.annotate("chance", (0.01, chance), xycoords=("axes fraction", "data"), fontsize=8.5,
-                   va="bottom", color=drawing.GREY)  # fmt: skip
+    first.axhline(chance, color=drawing.GREY, lw=1.0, ls=(0, (4, 3)), label="chance")
+    first.plot([], [], "-o", ms=4, lw=2, color=drawing.ORANGE, label="all heads")
+    first.plot([], [], "-o", ms=3, lw=1, alpha=0.45, color=drawing.BLUE, label="single heads")
+    first.legend(frameon=False, fontsize=8.5, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0))
     steps = len(next(iter(accuracy.values())))
     first.set_xticks(range(1, steps + 1))
-    first.set_xlim(0.8, steps + 0.2 + 0.12 * steps)
+    first.set_xlim(0.8, steps + 0.2)
     first.set_ylim(-0.03, 1.05)
     first.set_xlabel("demonstration")
     first.set_ylabel("offset decoded from its signal")

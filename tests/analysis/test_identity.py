@@ -144,6 +144,29 @@ def test_a_norm_behind_the_attention_is_one_frozen_scale(family: str) -> None:
     torch.testing.assert_close(added[real], outputs[0][real], atol=1e-10, rtol=1e-10)
 
 
+@pytest.mark.parametrize("family", ["gemma2", "gemma3", "olmo2", "glm4"])
+def test_the_identity_holds_behind_a_frozen_norm(family: str) -> None:
+    """Along u the contribution to the stream is the sum of inputs along W^T (c * u)."""
+    lm = float64_lm(family)
+    batch = batch_for(family)
+    readings, maps = read_heads_of(lm, batch, list(lm.layout), inputs=True), value_maps(lm, [0, 1])
+    with frozen_output_scale(lm, [0, 1]) as scales, read_heads(lm) as plain:
+        lm.logits(prompt_only(batch))
+    u_D = torch.randn(lm.width, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    for position, reading in readings.items():
+        assert reading.inputs_BTD is not None
+        heads = lm.layout.layers[position].heads
+        weight_HdD, scale_BD = output_weights(lm, position), scales[position][:, -1]
+        for head in reading.heads:
+            added_BD = scale_BD * (plain.z[position][:, -1, head] @ weight_HdD[head])
+            frozen_DB = (scale_BD * u_D).T
+            found = extraction_map(maps[position], head, heads, weight_HdD[head], frozen_DB)
+            attention_BT = reading.attention_BHT[:, head]
+            ones_BT = torch.ones_like(attention_BT)
+            summed_BB = found.aggregated(reading.inputs_BTD, ones_BT, attention_BT)
+            torch.testing.assert_close(summed_BB.diagonal(), added_BD @ u_D, atol=1e-10, rtol=1e-10)
+
+
 def test_families_without_such_a_norm_have_no_scale() -> None:
     lm = float64_lm("llama")
     with frozen_output_scale(lm, [0, 1]) as scales:

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from headloc.analysis.base import NotApplicable, Subject
-from headloc.analysis.resampling import Resamples
-from headloc.analysis.self_correction import (
-    SelfCorrection,
+from headloc.analysis.pairing import (
     along,
     centred,
     earlier_moved,
@@ -18,6 +16,8 @@ from headloc.analysis.self_correction import (
     taken_back,
     taken_back_by_all,
 )
+from headloc.analysis.resampling import Resamples
+from headloc.analysis.self_correction import SelfCorrection
 from headloc.analysis.self_correction_shown import Company
 from headloc.errors import HeadlocError
 from headloc.tasks import Labels
@@ -56,7 +56,7 @@ def company(kind: str) -> Company:
     a = centred(raw, tasks)
     weighted = statistics(centred(attention * raw, tasks), shared)
     steady = statistics(centred(attention * (raw - a), tasks), shared)
-    null = shuffled_null(a, tasks, 200, np.random.default_rng(0))
+    null = (found[:, 0] for found in shuffled_null(a[None], tasks, 200, np.random.default_rng(0)))
     return Company("L0H0", 5, statistics(a, shared), weighted, steady, *null)
 
 
@@ -82,7 +82,7 @@ def test_independent_signals_are_neither() -> None:
     raw, tasks = drawn.normal(size=(PROMPTS, 4)), drawn.integers(5, size=PROMPTS)
     shared = Resamples(PROMPTS, seed=0)
     a = centred(raw, tasks)
-    null = shuffled_null(a, tasks, 200, np.random.default_rng(0))
+    null = (found[:, 0] for found in shuffled_null(a[None], tasks, 200, np.random.default_rng(0)))
     flat = statistics(a / 4, shared)
     found = Company("L0H0", 4, statistics(a, shared), flat, flat, *null)
     assert found.verdict == "none"
@@ -113,6 +113,54 @@ def test_the_correlation_is_numpy_s() -> None:
     assert found.cancellation.value == pytest.approx(expected, abs=1e-6)
 
 
+def heard(said_PN: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """A head by hand: signals a_PN of demonstrations that say `said_PN`, and its attention.
+
+    correcting: a demonstration's label token sees the one before, and takes back half of its
+    signal.  competing: no label token sees another; the louder is attended to more.
+    """
+    signals = said_PN.copy()
+    if kind == "correcting":
+        for i in range(1, signals.shape[1]):
+            signals[:, i] = said_PN[:, i] - 0.5 * signals[:, i - 1]
+        return signals, np.full_like(signals, 1 / signals.shape[1])
+    return signals, softmax(signals)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("correcting", 0.5), ("competing", 0.0)])
+def test_a_wrong_label_tells_a_correcting_pair_from_a_competing_one(
+    kind: str, expected: float
+) -> None:
+    drawn = np.random.default_rng(12)
+    said = drawn.normal(size=(PROMPTS, 2))
+    wrong = said.copy()
+    wrong[:, 0] += drawn.choice([-3.0, 3.0], size=PROMPTS)
+    shared = Resamples(PROMPTS, seed=0)
+    (before, attention), (after, other_attention) = heard(said, kind), heard(wrong, kind)
+    change = (after - before)[None, ..., None]
+    kappa = taken_back(change, 0, shared)[1]
+    assert kappa.value == pytest.approx(expected, abs=1e-9)
+    assert kappa.low - 1e-9 <= expected <= kappa.high + 1e-9
+    # What the head makes of it moves in either case, so weighted signals tell nothing.
+    weighted = other_attention * after - attention * before
+    assert np.abs(weighted[:, 1]).mean() > 0.1
+    # An earlier demonstration does not hear a later one.
+    later = said.copy()
+    later[:, 1] += 3.0
+    late = (heard(later, kind)[0] - before)[None, ..., None]
+    assert earlier_moved(late, 1) == 0.0
+
+
+def test_shuffling_keeps_every_signal_in_its_task_and_place() -> None:
+    a = np.arange(24.0).reshape(1, 8, 3)
+    tasks = np.array([1, 0, 1, 0, 1, 1, 0, 0])
+    blocked = np.where(tasks[None, :, None] == 1, 1000.0, 0.0) + 0 * a
+    correlations, ratios = shuffled_null(blocked, tasks, 5, np.random.default_rng(0))
+    # Signals that are the same within a task stay where they are: correlation 1.
+    assert correlations.ravel().tolist() == pytest.approx([1.0] * 5)
+    assert ratios.ravel().tolist() == pytest.approx([3.0] * 5)
+
+
 @pytest.mark.parametrize("share", [-0.3, 0.0, 0.6])
 def test_a_planted_share_that_is_taken_back_is_measured(share: float) -> None:
     drawn = np.random.default_rng(6)
@@ -140,15 +188,19 @@ def test_signals_along_a_direction_are_lengths() -> None:
 
 
 def test_in_a_real_forward_earlier_demonstrations_do_not_move_at_all() -> None:
-    analysis = SelfCorrection(dimensions=3, shots=[2, 3], prompts=24, corrupted_prompts=8,
-                              shuffles=10)  # fmt: skip
+    analysis = SelfCorrection(
+        dimensions=3, heads="all", shots=[2, 3], prompts=24, corrupted_prompts=8, shuffles=10
+    )
     found = analysis.run(tiny_subject(), quiet)
     assert found.scalars["earlier_moved"] == 0.0
     (kappa,) = [table for table in found.tables if table.name == "kappa"]
-    assert sum(row[3] == "all later" for row in kappa.rows) == 4 * 2 * 2
-    rows = [row for row in kappa.rows if row[0] != "all heads" and row[3] != "all later"]
-    assert len(rows) == 3 * 2 * 3 * 2 * 3
-    for _, _, corrupted, read_at, _, value, *_ in rows:
+    names = {row[0] for row in kappa.rows}
+    assert names == {"L0H1", "L1H0", "L1H3", "all heads"}
+    # Every demonstration of three is changed, and the first of two.
+    assert sum(row[4] == "all later" for row in kappa.rows) == 4 * 2 * (2 + 1)
+    rows = [row for row in kappa.rows if row[0] != "all heads" and row[4] != "all later"]
+    assert len(rows) == 3 * 2 * 2 * (3 * 3 + 2)
+    for _, _, _, corrupted, read_at, _, value, *_ in rows:
         assert isinstance(corrupted, int)
         assert isinstance(read_at, int)
         if read_at < corrupted:
@@ -156,7 +208,7 @@ def test_in_a_real_forward_earlier_demonstrations_do_not_move_at_all() -> None:
         elif read_at == corrupted:
             assert value == pytest.approx(-1.0)
     (orders,) = [table for table in found.tables if table.name == "orders"]
-    assert {row[3] for row in orders.rows} == {1, 2}
+    assert {row[4] for row in orders.rows} == {1, 2}
 
 
 def test_what_cannot_be_corrupted_does_not_apply() -> None:
