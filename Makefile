@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install localize interop test lint format clean
+.PHONY: help install localize compare interop test lint format clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
@@ -21,6 +21,14 @@ install: $(STAMP)  ## Create .venv and install the locked dependencies
 
 localize: $(STAMP)  ## Localize the heads of the bundled model on add-k
 	$(BIN)/headloc localize
+
+# The tiny GPT-2 of the tests has 16 heads, so that every subset of them can be tried.
+TINY := model=local model.path=tests/data/gpt2_tiny model.dtype=float32 task.k_max=8 \
+	task.x_min=1 task.x_max=16 'task.held_out_k=[]'
+
+compare: $(STAMP)  ## Compare methods on the bundled model and a tiny GPT-2: the figures of the README
+	$(BIN)/headloc compare output_dir=build/compare/bundled
+	$(BIN)/headloc compare $(TINY) output_dir=build/compare/gpt2_tiny
 
 interop: $(STAMP)  ## Compare with other tools, in an environment of their own
 	test -x build/interop/bin/python || $(PYTHON) -m venv build/interop

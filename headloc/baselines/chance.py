@@ -18,11 +18,16 @@ class RandomOrder(Method):
     """Rank heads at random."""
 
     name: ClassVar[str] = "random"
+    uses_off_values: ClassVar[bool] = False
 
     def find(self, problem: SearchProblem, progress: Progress | None = None) -> HeadRanking:
         """Draw an order from the stream of the seed."""
         order = stream(problem.seed, "baselines", self.name).permutation(problem.total)
         return ranking_in(order.tolist())
+
+    def prompts_used(self, problem: SearchProblem) -> int:
+        """It looks at none."""
+        return 0
 
 
 def layer_matched(ranking: HeadRanking, layout: HeadLayout, seed: int) -> HeadRanking:

@@ -20,7 +20,7 @@ SIZES_AT_ONCE = 8
 
 
 def choose(ranking: HeadRanking, problem: SearchProblem, keep: float) -> HeadSet:
-    """Return the smallest set of a ranking that keeps a share of the full accuracy.
+    """Return the set a method decided on, else the smallest that keeps a share of full accuracy.
 
     Sizes are tried on the selection prompts from the smallest up, some at a time, for every method
     alike; all heads are returned when no smaller set is enough.
@@ -32,6 +32,8 @@ def choose(ranking: HeadRanking, problem: SearchProblem, keep: float) -> HeadSet
     """
     from headloc.evaluation.scoring import score
 
+    if ranking.emitted is not None:
+        return ranking.emitted
     full = score(problem.objective, problem.lm, problem.selection, None).accuracy
     for start in range(0, problem.total + 1, SIZES_AT_ONCE):
         sizes = range(start, min(start + SIZES_AT_ONCE, problem.total + 1))

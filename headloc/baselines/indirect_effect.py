@@ -31,12 +31,17 @@ class ActivationPatching(Method):
     """
 
     name: ClassVar[str] = "activation_patching"
+    uses_off_values: ClassVar[bool] = False
 
     def __init__(self, prompts_per_mean: int = 100, prompts_per_task: int | None = None) -> None:
         if prompts_per_mean < 1:
             raise HeadlocError(f"prompts_per_mean={prompts_per_mean} must be at least 1.")
         self.prompts_per_mean = prompts_per_mean
         self.prompts_per_task = checked_prompts(prompts_per_task)
+
+    def prompts_used(self, problem: SearchProblem) -> int:
+        """It has prompts of its own."""
+        return 0
 
     def find(self, problem: SearchProblem, progress: Progress | None = None) -> HeadRanking:
         """Estimate task means, then patch every head into label-shuffled prompts."""

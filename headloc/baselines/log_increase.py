@@ -38,6 +38,7 @@ class LogProbabilityIncrease(Method):
     """
 
     name: ClassVar[str] = "log_probability_increase"
+    uses_off_values: ClassVar[bool] = False
 
     def __init__(self, prompts: int | None = None) -> None:
         self.prompts = checked_prompts(prompts)

@@ -23,6 +23,8 @@ from headloc.objectives.prompts import Progress
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from headloc.circuit import Circuit
+
 HeadSet = tuple[int, ...]
 """Sorted flat indices of heads."""
 
@@ -62,6 +64,9 @@ class Method(ABC):
 
     name: ClassVar[str]
 
+    #: Whether closed heads put out the problem's off-values while it searches.
+    uses_off_values: ClassVar[bool] = True
+
     @abstractmethod
     def find(self, problem: SearchProblem, progress: Progress | None = None) -> HeadRanking:
         """Rank the heads on the search prompts.
@@ -70,6 +75,25 @@ class Method(ABC):
             problem: what is searched.
             progress: called with (steps done, steps in all).
         """
+
+    def localize(
+        self, problem: SearchProblem, keep: float = 0.95, progress: Progress | None = None
+    ) -> Circuit:
+        """Return the circuit of the smallest set found that keeps enough, or of the emitted set.
+
+        Args:
+            problem: what is searched; its selection prompts decide on the size.
+            keep: share of the accuracy of the untouched model.
+            progress: called with (steps done, steps in all).
+        """
+        from headloc.baselines.found import choose, circuit_of
+
+        ranking = self.find(problem, progress)
+        return circuit_of(self, ranking, choose(ranking, problem, keep), problem)
+
+    def prompts_used(self, problem: SearchProblem) -> int:
+        """Return how many of the search prompts it runs on."""
+        return len(problem.first(getattr(self, "prompts", None)))
 
     def describe(self) -> dict[str, Any]:
         """Return the method and its settings, json-able."""

@@ -72,7 +72,7 @@ def find_optimum(
         rescored: scores them on further prompts, that decide between the best few.
         beam: width of the beam, where not all subsets can be tried.
         finalists: number of sets of each size that are told apart on the further prompts.
-        candidates: sets that methods found; without exhaustive search they take part.
+        candidates: sets that methods found; they take part, so that no heat drops them.
         progress: called with (head sets scored, in all; an upper bound for a beam).
     """
     heads = worth.lm.layout.total
@@ -81,7 +81,7 @@ def find_optimum(
         best = _exhaustive(worth, heads, finalists, progress)
     else:
         best = _beams(worth, heads, beam, finalists, progress)
-        _add(best, worth, heads, sorted(set(candidates)), finalists)
+    _add(best, worth, heads, sorted(set(candidates)), finalists)
     pairs = [(size, own) for size, sets in best.items() for _, _, own in sets]
     accuracy, log_p = rescored(as_masks([own for _, own in pairs], heads))
     final: dict[int, Scored] = {}
@@ -161,7 +161,9 @@ def _add(
         return
     accuracy, log_p = worth(as_masks(sets, heads))
     for own, a, b in zip(sets, accuracy.tolist(), log_p.tolist(), strict=True):
-        best[len(own)] = nlargest(finalists, {*best.get(len(own), []), (a, b, own)})
+        # A set may be there already, scored in another pass and so a rounding apart.
+        others = [one for one in best.get(len(own), []) if one[2] != own]
+        best[len(own)] = nlargest(finalists, [*others, (a, b, own)])
 
 
 def as_masks(sets: Sequence[HeadSet], heads: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from headloc.commands.columns import columns
+from headloc.compare.by_size import tables
 from headloc.compare.records import Summary, optimum_crossing, summaries
 from headloc.compare.run import Comparison, UnderOffValue
 from headloc.evaluation.intervals import mean_interval
@@ -18,8 +19,8 @@ LEGEND = (
     "chosen: heads of the smallest set that keeps enough on selection prompts, by seed",
     "kept: its accuracy on fresh prompts over that of the whole model",
     "smallest: the size that keeps enough on the fresh prompts themselves",
-    "CPR, CMD, log-k area: of accuracy, mean over seeds",
-    "cost: forward-equivalents of the search, behind prefixes and off-values shared by all",
+    "CPR, CMD, log-k area: of accuracy, mean over seeds, in each method's signed order",
+    "cost: forward-equivalents of the ranking, with the prefixes and off-values that it uses",
     "overlap: Jaccard index of the chosen sets of two seeds",
     "the first is below it at: sizes at which the paired 95 % interval of the first method minus",
     "this one lies under zero; in brackets by the band for all sizes together",
@@ -35,6 +36,11 @@ def printed(found: Comparison) -> list[str]:
             f"off-value {result.off_value}   {about(found, result)}",
             *columns(HEADER, [cells(row) for row in rows]),
             "",
+            *(
+                line
+                for table in tables(found, result)
+                for line in (table.caption, *columns(table.header, table.rows), "")
+            ),
             *verdict(found, result, rows),
             "",
         ]

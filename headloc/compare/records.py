@@ -29,7 +29,7 @@ COLUMNS = (
     "method", "off_value", "seed", "size", "chosen", "split", "accuracy", "low", "high", "n",
     "accuracy_kept", "accuracy_optimum", "gap_to_optimum", "necessity_accuracy",
     "log_probability", "overlap_with_optimum", "cost_forward_equivalents",
-    "selection_forward_equivalents", "seconds", "heads",
+    "search_forward_equivalents", "selection_forward_equivalents", "seconds", "heads",
 )  # fmt: skip
 """Fields of a record; `heads` are labels such as L3H5."""
 
@@ -71,6 +71,7 @@ def _record(
         "seed": own.seed,
         "chosen": chosen and heads == own.chosen,
         "cost_forward_equivalents": own.cost,
+        "search_forward_equivalents": own.search_cost,
         "selection_forward_equivalents": own.selection_cost,
         "seconds": own.seconds,
     }
@@ -82,7 +83,8 @@ def _optimum_record(found: Comparison, result: UnderOffValue, size: int) -> dict
         "method": f"{OPTIMUM}_{result.optimum.search}",
         "seed": found.seed,
         "chosen": False,
-        "cost_forward_equivalents": None,
+        "cost_forward_equivalents": result.optimum_cost,
+        "search_forward_equivalents": None,
         "selection_forward_equivalents": None,
         "seconds": None,
     }
@@ -128,7 +130,7 @@ class Summary:
         crossing: smallest size that keeps enough on the test prompts, by seed.
         areas: by seed; of the accuracy.
         log_areas: the same of log p(answer).
-        cost: mean forward-equivalents of the search.
+        cost: mean forward-equivalents of all that the ranking takes.
         overlap: mean Jaccard index of the chosen sets of two seeds.
         against: the first method minus this one; None for the first itself.
         to_optimum: this method minus the optimum.

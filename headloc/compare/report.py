@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from headloc.compare.by_size import tables
 from headloc.compare.picture import draw
 from headloc.compare.printed import HEADER, LEGEND, about, cells, verdict
 from headloc.compare.records import summaries
@@ -41,6 +42,7 @@ def write_report(found: Comparison, lm: FrozenLM, task: str, config_yaml: str, p
                 "about": about(found, result),
                 "verdict": verdict(found, result, rows),
                 "rows": [cells(row) for row in rows],
+                "tables": tables(found, result),
             }
         )
     context = {

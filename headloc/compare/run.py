@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from headloc.bank.ranking import sizes_of
@@ -53,8 +53,10 @@ class Found:
         seed: the seed.
         ranking: its ranking, with a set for every size.
         chosen: the smallest set that keeps enough on the selection prompts.
-        cost: forward-equivalents of the method itself, behind the shared prefixes.
-        selection_cost: forward-equivalents of choosing the size.
+        cost: forward-equivalents of all that the ranking takes: `search_cost`, and the prefixes of
+            the search prompts and the off-values where the method uses them.
+        search_cost: forward-equivalents of the method itself, behind prefixes and off-values.
+        selection_cost: forward-equivalents of choosing the size, prefixes included.
         seconds: wall time of the method itself.
         circuit: the chosen set as a circuit; None for a control.
     """
@@ -64,6 +66,7 @@ class Found:
     ranking: HeadRanking
     chosen: HeadSet
     cost: float
+    search_cost: float
     selection_cost: float
     seconds: float
     circuit: Circuit | None = None
@@ -77,17 +80,19 @@ class UnderOffValue:
         off_value: what a closed head puts out.
         found: by method and then by seed, in the order of the methods.
         optimum: the best sets.
+        optimum_cost: forward-equivalents of finding them.
         test: outcomes on the test prompts.
         held_out: outcomes of chosen sets on held-out tasks, where there are any.
-        shared_cost: forward-equivalents of off-values and of search and selection prefixes, one
-            seed.
-        patching_cost: forward-equivalents of patching every head exactly, (A + 1) N passes: the
-            budget of the comparison.
+        shared_cost: forward-equivalents of the off-values and of the prefixes of all search
+            prompts, first seed.
+        patching_cost: forward-equivalents of patching every head exactly on the search prompts,
+            the shared cost and (A + 1) N passes behind it: the budget of the comparison.
     """
 
     off_value: str
     found: Mapping[str, tuple[Found, ...]]
     optimum: Optimum
+    optimum_cost: float
     test: SetOutcomes
     held_out: SetOutcomes | None
     shared_cost: float
@@ -149,6 +154,23 @@ def compare(
     return Comparison(lm.layout, settings, seed, next(iter(methods)), sizes, results)
 
 
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What the methods are given under one seed, in forward-equivalents.
+
+    Attributes:
+        prompt_tokens: mean tokens of a search prompt, the unit of cost.
+        search: prefixes of the search prompts.
+        selection: prefixes of the selection prompts.
+        off_values: estimating the off-values.
+    """
+
+    prompt_tokens: float
+    search: float
+    selection: float
+    off_values: float = 0.0
+
+
 @dataclass(frozen=True)
 class _UnderOne:
     """The work under one off-value."""
@@ -164,44 +186,47 @@ class _UnderOne:
     stages: Stages
 
     def run(self) -> UnderOffValue:
-        shared = TokenLedger()
-        with shared.counting(self.lm, "means"), self._stage("off-values") as progress:
+        means = TokenLedger()
+        with means.counting(self.lm, "means"), self._stage("off-values") as progress:
             self.objective.prepare(
                 self.lm, self.task, seed=self.seed, prompts=self.settings.mean_prompts,
                 progress=progress,
             )  # fmt: skip
         found: dict[str, list[Found]] = {name: [] for name in self.methods}
-        tokens = 1.0
+        budgets = []
         for turn in range(self.settings.seeds):
-            seed = self.seed + 1000 * turn
-            ledger = shared if turn == 0 else TokenLedger()
-            with ledger.counting(self.lm, "prefixes"), self._stage(f"prompts, seed {seed}"):
-                problem = self._problem(seed)
-            if turn == 0:
-                tokens = _prompt_tokens(problem.search)
+            problem, given = self._problem(self.seed + 1000 * turn)
+            given = replace(given, off_values=means.tokens() / given.prompt_tokens)
+            budgets.append((given, _patching_tokens(problem) / given.prompt_tokens))
             for name, method in self.methods.items():
-                found[name].append(self._find(name, method, problem, tokens))
+                found[name].append(self._find(name, method, problem, given))
         self._add_matched(found)
-        optimum = self._optimum(found)
-        test = self._score(found, optimum)
-        passes = float((self.lm.layout.total + 1) * problem.search.batch.ids_BT.numel())
-        if problem.search.prefix is not None:
-            passes = (self.lm.layout.total + 1.0) * problem.search.batch.target_BJ.numel()
-        shared.prompt_tokens = tokens
+        given, patching = budgets[0]
+        ledger = TokenLedger(prompt_tokens=given.prompt_tokens)
+        with ledger.counting(self.lm, "optimum"):
+            optimum = self._optimum(found)
+        shared = given.off_values + given.search
         return UnderOffValue(
-            self.off, {name: tuple(own) for name, own in found.items()}, optimum, test,
-            self._held_out(found), shared.forward_equivalents(), passes / tokens,
+            self.off, {name: tuple(own) for name, own in found.items()}, optimum,
+            ledger.forward_equivalents(), self._score(found, optimum), self._held_out(found),
+            shared, shared + patching,
         )  # fmt: skip
 
-    def _problem(self, seed: int) -> SearchProblem:
-        return SearchProblem.of(
-            self.lm, self.task, self.objective,
-            self._draw(seed, "train", self.settings.search_prompts),
-            self._draw(seed, "selection", self.settings.selection_prompts), seed,
-        )  # fmt: skip
+    def _problem(self, seed: int) -> tuple[SearchProblem, _Given]:
+        """Return what the methods search under one seed, and what that cost."""
+        ledger = TokenLedger()
+        with self._stage(f"prompts, seed {seed}"):
+            with ledger.counting(self.lm, "search"):
+                search = self._draw(seed, "train", self.settings.search_prompts)
+            with ledger.counting(self.lm, "selection"):
+                selection = self._draw(seed, "selection", self.settings.selection_prompts)
+        ledger.prompt_tokens = _prompt_tokens(search)
+        costs = (ledger.forward_equivalents(use) for use in ("search", "selection"))
+        problem = SearchProblem.of(self.lm, self.task, self.objective, search, selection, seed)
+        return problem, _Given(ledger.prompt_tokens, *costs)
 
-    def _find(self, name: str, method: Method, problem: SearchProblem, tokens: float) -> Found:
-        ledger = TokenLedger(prompt_tokens=tokens)
+    def _find(self, name: str, method: Method, problem: SearchProblem, given: _Given) -> Found:
+        ledger = TokenLedger(prompt_tokens=given.prompt_tokens)
         start = time.monotonic()
         with (
             ledger.counting(self.lm, name),
@@ -210,12 +235,14 @@ class _UnderOne:
             ranking = method.find(problem, progress)
         seconds = time.monotonic() - start
         with ledger.counting(self.lm, "selection"):
-            chosen = ranking.emitted or choose(ranking, problem, self.settings.keep)
-        costs = (ledger.forward_equivalents(name), ledger.forward_equivalents("selection"))
-        circuit = circuit_of(
-            method, ranking, chosen, problem, {"cost/forward_equivalents": costs[0]}
-        )
-        return Found(name, problem.seed, ranking, chosen, *costs, seconds, circuit)
+            chosen = choose(ranking, problem, self.settings.keep)
+        own = ledger.forward_equivalents(name)
+        cost = own + given.search * method.prompts_used(problem) / len(problem.search)
+        if method.uses_off_values:
+            cost += given.off_values
+        selection = given.selection + ledger.forward_equivalents("selection")
+        circuit = circuit_of(method, ranking, chosen, problem, {"cost/forward_equivalents": cost})
+        return Found(name, problem.seed, ranking, chosen, cost, own, selection, seconds, circuit)
 
     def _add_matched(self, found: dict[str, list[Found]]) -> None:
         """Add the control whose sets have as many heads in each layer as the first method's."""
@@ -223,7 +250,7 @@ class _UnderOne:
         for own in next(iter(found.values())):
             ranking = layer_matched(own.ranking, self.lm.layout, own.seed)
             chosen = ranking.at(len(own.chosen))
-            control.append(Found(MATCHED, own.seed, ranking, chosen, 0.0, 0.0, 0.0))
+            control.append(Found(MATCHED, own.seed, ranking, chosen, 0.0, 0.0, 0.0, 0.0))
         found[MATCHED] = control
 
     def _optimum(self, found: Mapping[str, Sequence[Found]]) -> Optimum:
@@ -288,3 +315,9 @@ def _prompt_tokens(prompts: PromptSet) -> float:
     """Return the mean length of a few-shot prompt, the unit of cost."""
     batch = (prompts.reference or prompts).batch
     return float(batch.mask_BT[:, : batch.prompt_columns].sum(1).float().mean())
+
+
+def _patching_tokens(problem: SearchProblem) -> float:
+    """Return the tokens of patching every head on the search prompts, behind their prefixes."""
+    batch, cached = problem.search.batch, problem.search.prefix is not None
+    return (problem.total + 1.0) * (batch.target_BJ if cached else batch.ids_BT).numel()

@@ -23,6 +23,7 @@ def summary(found: Comparison) -> list[dict[str, Any]]:
                 "optimum": result.optimum.search,
                 "optimum_smallest": optimum_crossing(found, result),
                 "keep": found.settings.keep,
+                "optimum_cost": result.optimum_cost,
                 "shared_cost": result.shared_cost,
                 "patching_cost": result.patching_cost,
                 "methods": [_entry(row) for row in rows],

@@ -59,11 +59,14 @@ class TokenLedger:
         cost.backward_tokens *= processes
         cost.passes *= processes
 
+    def tokens(self, stage: str | None = None) -> float:
+        """Return the tokens of one stage, or of all, a backward counted twice."""
+        chosen = self.stages.values() if stage is None else [self.stages.get(stage, StageCost())]
+        return float(sum(cost.forward_tokens + 2 * cost.backward_tokens for cost in chosen))
+
     def forward_equivalents(self, stage: str | None = None) -> float:
         """Return the cost of one stage, or of all: prompts' worth of forward passes."""
-        chosen = self.stages.values() if stage is None else [self.stages.get(stage, StageCost())]
-        tokens = sum(cost.forward_tokens + 2 * cost.backward_tokens for cost in chosen)
-        return tokens / self.prompt_tokens if self.prompt_tokens else 0.0
+        return self.tokens(stage) / self.prompt_tokens if self.prompt_tokens else 0.0
 
     def to_dict(self) -> dict[str, float]:
         """Return flat figures: cost/forward_equivalents and one entry per stage."""

@@ -142,6 +142,15 @@ def test_the_readout_of_the_last_stream_is_the_model_s_own(family: str) -> None:
         torch.testing.assert_close(lm.logits(batch)[:, 0], logits_BV)
 
 
+def test_localize_is_find_and_choose_in_one_call(tiny: SearchProblem) -> None:
+    method = LeaveOneOut()
+    circuit = method.localize(tiny, keep=0.5)
+    expected = choose(method.find(tiny), tiny, keep=0.5)
+    assert circuit.heads == tuple(tiny.lm.layout.head(index) for index in expected)
+    decided = HeadRanking((0, 1, 2), torch.zeros(3), emitted=(1, 2))
+    assert choose(decided, tiny, keep=0.5) == (1, 2)
+
+
 @pytest.mark.parametrize("forward", [True, False])
 def test_greedy_search_puts_needed_heads_first(forward: bool) -> None:
     order = greedy_order(8, additive, forward=forward)

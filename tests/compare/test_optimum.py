@@ -97,6 +97,15 @@ def test_sets_of_methods_take_part_in_a_beam() -> None:
     assert found.sets[3] == Hidden.secret
 
 
+def test_a_set_of_a_method_is_no_second_finalist_of_an_exhaustive_search() -> None:
+    lm, objective = digit_lm("gpt2"), InPlace("zero")
+    prompts = prompts_of(objective, "truth")
+    worth = SubsetScorer.of(objective, lm, prompts)
+    alone = find_optimum(worth, worth, beam=1, finalists=2)
+    again = find_optimum(worth, worth, beam=1, finalists=2, candidates=alone.sets.values())
+    assert again.sets == alone.sets
+
+
 def test_each_set_is_scored_once_and_as_alone() -> None:
     lm, objective = digit_lm("gpt2"), InPlace("zero")
     prompts = prompts_of(objective, "test", 6)
