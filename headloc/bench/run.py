@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from headloc.bench import comparisons, neurons
+from headloc.bench import comparisons, head_attention, neurons
 from headloc.bench.comparisons import Clock, Note
 from headloc.bench.one_at_a_time import Sizes
 from headloc.bench.result import BenchResult, Measured
@@ -27,6 +27,7 @@ _COMPARISONS: dict[str, tuple[str, Comparison]] = {
     "gate_overhead": ("gated step against bare model", comparisons.gate_overhead),
     "bank": ("bank against one gate set", comparisons.bank),
     "top_neurons": ("exact search against every neuron", neurons.top_neurons),
+    "head_attention": ("attention of some heads against all maps", head_attention.head_attention),
 }
 
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, fields
 from headloc.errors import HeadlocError, suggest
 
 PARTS = (
-    "prefix_cache", "gate_overhead", "bank", "scaling", "patching", "top_neurons", "localization",
+    "prefix_cache", "gate_overhead", "bank", "scaling", "patching", "top_neurons",
+    "head_attention", "localization",
 )  # fmt: skip
 """Everything that can be measured, in the order in which it runs."""
 
-USUAL = PARTS[:6]
+USUAL = PARTS[:7]
 """What runs unless parts are named; a whole localization takes minutes to hours."""
 
 
