@@ -47,7 +47,13 @@ class Clock:
     note: Note
 
     def time(
-        self, made: Material, arms: Mapping[str, Arm], progress: Progress, *, turns: int = 0
+        self,
+        made: Material,
+        arms: Mapping[str, Arm],
+        progress: Progress,
+        *,
+        turns: int = 0,
+        first: int = 2,
     ) -> dict[str, Timing]:
         """Time arms in turn, and say so when the machine was busy with other things."""
         timings = take_turns(
@@ -55,6 +61,7 @@ class Clock:
             repetitions=turns or self.settings.repetitions,
             turn_seconds=self.settings.turn_seconds,
             device=made.lm.device,
+            first=first,
             progress=progress,
             note=self.note,
         )

@@ -55,13 +55,14 @@ def run_bench(
     result = BenchResult(_circumstances(lm, settings, threads))
     singles = [part for part in settings.parts if part != "localization"]
     if singles:
-        with stages("prompts and prefixes"):
+        with stages("prompts and prefixes") as progress:
             made = material(
                 lm,
                 task_of(settings.shots),
                 prompts=settings.prompts,
                 batch_size=settings.batch_size,
                 seed=settings.seed,
+                progress=progress,
             )
         _single_steps(singles, made, clock, stages, patching, result)
     if "localization" in settings.parts:

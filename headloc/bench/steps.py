@@ -24,6 +24,7 @@ from headloc.lm.frozen import FrozenLM
 from headloc.localizer.data import EpochOrder
 from headloc.localizer.module import GateTraining, HeadLocalizer, OptimizerSettings
 from headloc.objectives import InPlace, Objective, PromptSet
+from headloc.objectives.prompts import Progress
 from headloc.randomness import stream
 from headloc.tasks import TaskFamily
 
@@ -108,13 +109,37 @@ class Material:
 
 
 def material(
-    lm: FrozenLM, task: TaskFamily, *, prompts: int, batch_size: int, seed: int
+    lm: FrozenLM,
+    task: TaskFamily,
+    *,
+    prompts: int,
+    batch_size: int,
+    seed: int,
+    progress: Progress = lambda done, total: None,
 ) -> Material:
-    """Draw prompts and run their prefixes; means are taken over as many prompts as a step has."""
-    objective = InPlace("mean")
-    objective.prepare(lm, task, seed=seed, prompts=batch_size)
+    """Draw prompts and run their prefixes; means are taken over as many prompts as a step has.
+
+    Args:
+        lm: the frozen model.
+        task: the task family.
+        prompts: N, prompts whose prefixes are cached.
+        batch_size: rows of a step.
+        seed: seed of prompts and steps.
+        progress: called with (rows run, rows in all).
+    """
+    objective, total = InPlace("mean"), batch_size + prompts
+    objective.prepare(
+        lm, task, seed=seed, prompts=batch_size, progress=lambda done, _: progress(done, total)
+    )
     examples = task.draw(prompts, stream(seed, "bench"), split="train", items="fit")
-    made = objective.prompt_set(lm, task, examples, seed=seed, use="bench")
+    made = objective.prompt_set(
+        lm,
+        task,
+        examples,
+        seed=seed,
+        use="bench",
+        progress=lambda done, _: progress(batch_size + done, total),
+    )
     return Material(lm, task, objective, made, batch_size, seed)
 
 

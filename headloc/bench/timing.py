@@ -85,35 +85,38 @@ def take_turns(
     repetitions: int,
     turn_seconds: float,
     device: torch.device,
+    first: int = 2,
     progress: Progress | None = None,
     note: Callable[[str], None] | None = None,
 ) -> dict[str, Timing]:
-    """Time the arms in turn; a first call of each warms up and is not counted.
+    """Time the arms in turn; the first calls of each warm up and are not counted.
 
     Args:
         arms: what to time, by name.
         repetitions: turns of every arm.
         turn_seconds: an arm is called again within its turn until this long has passed.
         device: where it runs; the clock waits for an accelerator.
-        progress: called with (milliseconds passed, milliseconds in all as far as is known).
+        first: calls of every arm before the turns. By default a second one tells how long a call
+            takes: the first also pays for allocation and for choosing kernels.
+        progress: called after every arm with (milliseconds done, milliseconds in all), both as
+            long as the calls before the turns took.
         note: told once, after warming up, how long it will take.
     """
     wait = _waiting(device)
-    # The second call: the first also pays for allocation and for choosing kernels.
-    warm = {name: [_once(arm, 1, wait)[0] for _ in range(2)][-1] for name, arm in arms.items()}
+    warm = {name: [_once(arm, 1, wait)[0] for _ in range(first)][-1] for name, arm in arms.items()}
     calls = {name: _calls(turn_seconds, seconds) for name, seconds in warm.items()}
-    expected = sum(warm[name] * calls[name] for name in arms)
+    expected = {name: warm[name] * calls[name] for name in arms}
+    total = repetitions * sum(expected.values())
     if note is not None:
-        note(f"  {repetitions} turns of {len(arms)} arms, about {repetitions * expected:.0f} s")
-    start = time.perf_counter()
+        note(f"  {repetitions} turns of {len(arms)} arms, about {total:.0f} s")
+    done = 0.0
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
-    for turn in range(repetitions):
+    for _ in range(repetitions):
         for name, arm in arms.items():
             found[name].append(_once(arm, calls[name], wait))
-        passed = time.perf_counter() - start
-        left = (repetitions - turn - 1) * passed / (turn + 1)
-        if progress is not None:
-            progress(round(1000 * passed), round(1000 * (passed + left)))
+            done += expected[name]
+            if progress is not None:
+                progress(round(1000 * done), round(1000 * total))
     return {
         name: Timing(tuple(wall for wall, _ in own), tuple(cpu for _, cpu in own), calls[name])
         for name, own in found.items()

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from headloc.bench.one_at_a_time import Sizes, pairs
+from headloc.bench.patching import largest_gap
+from headloc.bench.steps import material
 from headloc.bundled import load_bundled
+from headloc.errors import HeadlocError
 from headloc.lm.frozen import FrozenLM
 from headloc.tasks import AddK
 from tests.localizer.planted import OwnAnswers, planted_lm
@@ -58,3 +61,12 @@ def test_both_forms_agree_on_the_bundled_model() -> None:
     assert figures["activation_patching"].abs().max() > 1e-4
     assert figures["dose_scan"].shape == (2, 4)
     assert figures["subset_search"].shape == (2, 8)
+
+
+def test_forms_that_differ_are_not_compared() -> None:
+    made = material(planted_lm(), OwnAnswers(planted_lm()), prompts=4, batch_size=4, seed=0)
+    figures = torch.tensor([0.5, 0.25])
+    assert largest_gap(made, "a", figures + 1e-5, figures) == pytest.approx(1e-5, rel=1e-2)
+    for wrong in (figures + 0.01, figures[:1], figures * float("nan")):
+        with pytest.raises(HeadlocError, match="cannot be compared"):
+            largest_gap(made, "a", wrong, figures)

@@ -55,6 +55,10 @@ def test_arms_take_turns_after_warming_up(clock: Clock) -> None:
 
     take_turns({n: named(n) for n in "abc"}, repetitions=2, turn_seconds=0.5, device=CPU)
     assert "".join(order) == "aabbcc" + "abc" * 2
+    order.clear()
+    arms = {n: named(n) for n in "ab"}
+    take_turns(arms, repetitions=1, turn_seconds=0.5, device=CPU, first=1)
+    assert "".join(order) == "ab" + "ab"
 
 
 def test_the_time_left_is_told_and_right(clock: Clock) -> None:
@@ -68,7 +72,8 @@ def test_the_time_left_is_told_and_right(clock: Clock) -> None:
         progress=lambda done, total: seen.append((done, total)),
         note=said.append,
     )
-    assert seen == [(5000, 15000), (10000, 15000), (15000, 15000)]
+    done = (2000, 5000, 7000, 10000, 12000, 15000)
+    assert seen == [(milliseconds, 15000) for milliseconds in done]
     assert "about 15 s" in said[0]
 
 
