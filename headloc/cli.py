@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -371,14 +372,35 @@ def _with_hydra(command: Command, arguments: list[str], typed: Sequence[str]) ->
             job = ",".join(config.overrides.task)
             failures.append((job, error))
 
-    hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command.config)(
-        task
-    )()
+    start = hydra.main(
+        version_base="1.3", config_path=str(config_dir()), config_name=command.config
+    )
+    with _composing(arguments):
+        start(task)()
     if len(failures) == 1:
         raise failures[0][1]
     if failures:
         raise _joined(failures)
     return next((status for status in statuses if status), 0)
+
+
+@contextmanager
+def _composing(arguments: Sequence[str]) -> Iterator[None]:
+    """Tell of configuration files of the user's that Hydra cannot read.
+
+    Hydra lets errors of its YAML reader through as they are.  What a command raises does not come
+    by here.
+    """
+    from headloc.commands.errors import explain, explain_composition
+
+    try:
+        yield
+    except Exception as error:
+        own = any(text.startswith(("--config-", "-cd", "-cp")) for text in arguments)
+        message = explain(error) or explain_composition(error, own)
+        if message is None:
+            raise
+        raise HeadlocError(message) from error
 
 
 def _processes_to_start(cfg: DictConfig, config: Any) -> int:

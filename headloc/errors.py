@@ -30,10 +30,10 @@ class CircuitError(HeadlocError):
     """A circuit file is broken, or does not belong to the model it is used with."""
 
 
-def suggest(given: str, known: Iterable[str]) -> str:
+def suggest(given: object, known: Iterable[str]) -> str:
     """Return a sentence naming the closest known names, or all of them when none is close."""
     names = sorted(known)
-    close = get_close_matches(given, names, n=3, cutoff=0.5)
+    close = get_close_matches(str(given)[:200], names, n=3, cutoff=0.5)
     if close:
         return f"Did you mean {' or '.join(repr(name) for name in close)}?"
     return f"Known: {', '.join(names)}."

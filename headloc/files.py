@@ -99,7 +99,8 @@ def read_json(path: Path, what: str) -> Any:
         raise HeadlocError(f"There is no {what} at {path}. Check the path.") from None
     except UnicodeDecodeError:
         raise HeadlocError(f"{path} is not UTF-8 text, so it is no {what}.") from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    # ValueError: also numbers of more digits than Python converts.
+    except (ValueError, RecursionError) as error:
         raise HeadlocError(f"{path} is not valid JSON ({error}), so it is no {what}.") from None
 
 

@@ -36,9 +36,12 @@ def checked(data: Any, path: Path) -> dict[str, Any]:
             f"{where} has schema_version {version!r}; this headloc reads up to {SCHEMA_VERSION}. "
             "Install a newer headloc."
         )
-    for key in ("model", "objective", "task"):
-        if not isinstance(data[key], dict):
+    for key in ("model", "objective", "task", "selection", "metrics"):
+        if not isinstance(data.get(key, {}), dict):
             raise refuse(f"{key!r} is not an object")
+    for name, value in data.get("metrics", {}).items():
+        if not _is_finite(value):
+            raise refuse(f"metrics.{name[:80]} is not a finite number")
     counts = data["model"].get("heads")
     if not _are_counts(counts):
         raise refuse("model.heads is not a list of head counts per layer")
@@ -74,6 +77,11 @@ def _check_mlps(data: dict[str, Any], refuse: Callable[[str], CircuitError]) -> 
     foreign = sorted(set(data["mlps"]) - set(data["mlp_layers"]))
     if foreign:
         raise refuse(f"'mlps' keeps layer {foreign[0]}, which 'mlp_layers' does not list")
+
+
+def _is_finite(value: Any) -> bool:
+    # Compared first: float() of a huge integer overflows.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _are_counts(value: Any, smallest: int = 1) -> bool:

@@ -26,6 +26,30 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
+def explain_composition(error: BaseException, own_files: bool) -> str | None:
+    """Return the message for an error that Hydra let through while it read configuration files.
+
+    Args:
+        error: the error.
+        own_files: whether files of the user's were among them; what goes wrong in the shipped ones
+            alone is a bug.
+    """
+    from yaml import YAMLError
+
+    if isinstance(error, YAMLError):
+        mark = getattr(error, "problem_mark", None)
+        place = "" if mark is None else f"{mark.name}, line {mark.line + 1}: "
+        what = getattr(error, "problem", None) or str(error).splitlines()[0]
+        return f"The configuration is not valid YAML. {place}{what}. Correct it there."
+    if own_files and isinstance(error, ValueError | TypeError | AttributeError | RecursionError):
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return (
+            f"The configuration cannot be composed: {first}. Check the files of --config-dir: each "
+            "is a mapping of options in UTF-8, with its `# @package` line first."
+        )
+    return None
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
     seen: BaseException | None = error
     while seen is not None:

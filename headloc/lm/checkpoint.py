@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ _TOKENIZER_FILES = (
     "tekken.json",
 )
 _WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model"]
+_PLAIN_NAME = re.compile(r"(?!\.\.?$)[^/\\\x00]{1,255}")
 _UNWANTED = ["*/*", "consolidated*", "*.fp16.safetensors"]
 
 
@@ -127,7 +129,7 @@ def _read_json(file: Path) -> dict[str, Any]:
         )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise HeadlocError(f"{str(file)!r} cannot be read as JSON: {error}.") from error
     if not isinstance(content, dict):
         raise HeadlocError(
@@ -139,7 +141,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 def _check_weights(folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        shards = sorted(set(dict(_read_json(index).get("weight_map", {})).values()))
+        shards = _shards(index)
         missing = [shard for shard in shards if not (folder / shard).exists()]
         if missing or not shards:
             raise HeadlocError(
@@ -154,6 +156,24 @@ def _check_weights(folder: Path) -> None:
             "formats can run code when opened. Convert once, where you trust the file: "
             "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)."
         )
+
+
+def _shards(index: Path) -> list[str]:
+    """Return the weight files that an index names, each in the folder itself."""
+    names = _read_json(index).get("weight_map", {})
+    if not isinstance(names, dict) or not all(isinstance(one, str) for one in names.values()):
+        raise HeadlocError(
+            f"{str(index)!r} must map names of weights to names of files under 'weight_map'. "
+            "Copy or download the folder again."
+        )
+    shards = sorted(set(names.values()))
+    foreign = [name for name in shards if not _PLAIN_NAME.fullmatch(name)]
+    if foreign:
+        raise HeadlocError(
+            f"{str(index)!r} names {foreign[0][:80]!r}, which is no file of its own folder. Only "
+            "weights beside the index are read."
+        )
+    return shards
 
 
 def _download(name: str, revision: str | None, local_only: bool, remote_code: bool) -> Path:

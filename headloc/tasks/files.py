@@ -70,6 +70,8 @@ def _parse_json(text: str, path: Path) -> Any:
         ) from None
     except RecursionError:
         raise TaskError(f"{path} is nested too deeply. Give a flat list of items.") from None
+    except ValueError:
+        raise TaskError(f"{path} holds a number of thousands of digits. Correct it.") from None
 
 
 def read_csv(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str | None]]]:

@@ -42,6 +42,8 @@ def build_task(name: str, options: Mapping[str, Any] | None = None) -> TaskFamil
         TaskError: when the name or an option is unknown, or an option's value does not fit.
     """
     family, known = _family(name), option_names(name)
+    if not isinstance(options, Mapping | None):
+        raise TaskError(f"The options of task={name} are {options!r}. Give a mapping of options.")
     given = dict(options or {})
     for option in given:
         if option not in known:
@@ -62,7 +64,8 @@ def rebuild_task(description: Mapping[str, Any]) -> TaskFamily:
             "A task description needs 'family' and 'options', as TaskFamily.describe() writes them."
         ) from None
     family = build_task(name, options)
-    recorded = description.get("provenance", {}).get("data")
+    provenance = description.get("provenance")
+    recorded = provenance.get("data") if isinstance(provenance, Mapping) else None
     if recorded is not None and recorded != family.provenance().get("data"):
         raise TaskError(
             f"The data of task={name} has changed since it was recorded. Use the original files, "
@@ -72,6 +75,6 @@ def rebuild_task(description: Mapping[str, Any]) -> TaskFamily:
 
 
 def _family(name: str) -> type[TaskFamily]:
-    if name not in _FAMILIES:
-        raise TaskError(f"There is no task {name!r}. {suggest(str(name), _FAMILIES)}")
+    if not isinstance(name, str) or name not in _FAMILIES:
+        raise TaskError(f"There is no task {name!r}. {suggest(name, _FAMILIES)}")
     return _FAMILIES[name]
