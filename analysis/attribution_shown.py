@@ -28,6 +28,7 @@ from .score_comparison import NOTHING, RANDOM, Ablated, order_by
 if TYPE_CHECKING:
     from .attribution import Attribution
 
+_LEAST_GAIN = 0.02
 STRIPS = 6
 """Prompts whose source positions are drawn."""
 
@@ -84,11 +85,17 @@ def findings(
 def _totals(draws: Resamples, scores: PromptScores) -> dict[str, Estimate]:
     attention_N, mlp_N = scores.attention_NL.sum(1), scores.mlp_NL.sum(1)
     gained_N = attention_N + mlp_N
+    gained = draws.mean(gained_N)
+    # A share of next to nothing means nothing: then there is none.
+    shares = {} if gained.low <= _LEAST_GAIN else {
+        "share/attention": draws.ratio(attention_N, gained_N),
+        "share/feed_forward": draws.ratio(mlp_N, gained_N),
+    }  # fmt: skip
     found = {
         "log_probability/final": draws.mean(scores.final_N),
         "log_probability/embedding": draws.mean(scores.embedding_N),
-        "share/attention": draws.ratio(attention_N, gained_N),
-        "share/feed_forward": draws.ratio(mlp_N, gained_N),
+        "log_probability/gained": gained,
+        **shares,
         "cancellation/blocks": _cancelled(
             draws, np.concatenate([scores.attention_NL, scores.mlp_NL], 1)
         ),
@@ -209,11 +216,11 @@ def _sentences(
     told = [
         f"{len(explained.batch)} of {explained.asked} prompts are explained"
         + (" (those that the model answers correctly)." if options.known_only else "."),
-        f"From the embedding ({estimates['log_probability/embedding']} nats) to the end "
-        f"({estimates['log_probability/final']}), attention adds "
-        f"{estimates['share/attention']} of the answer's log-probability and feed-forward blocks "
-        f"{estimates['share/feed_forward']} (n = {count}); the feed-forward block of layer {layer} "
-        f"adds the most, {draws.mean(scores.mlp_NL[:, layer])} nats.",
+        f"The answer's log-probability goes from {estimates['log_probability/embedding']} nats in "
+        f"the embedding to {estimates['log_probability/final']} at the end (n = {count}). "
+        + _shares_said(estimates),
+        f"The feed-forward block of layer {layer} adds the most of all such blocks, "
+        f"{draws.mean(scores.mlp_NL[:, layer])} nats.",
         f"The heads that raise it the most: {', '.join(best)} nats.",
     ]
     if overall.neurons:
@@ -247,6 +254,15 @@ def _sentences(
     for opaque, reason in scores.opaque.items():
         told.append(f"Neurons of layer {opaque} are not told apart: {reason}.")
     return tuple(told)
+
+
+def _shares_said(estimates: Mapping[str, Estimate]) -> str:
+    if "share/attention" not in estimates:
+        return "That is no gain that could be shared out between attention and feed-forward blocks."
+    return (
+        f"Attention adds {estimates['share/attention']} of the gain, feed-forward blocks "
+        f"{estimates['share/feed_forward']}."
+    )
 
 
 def _on_ablation(

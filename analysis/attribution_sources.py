@@ -155,7 +155,9 @@ def source_parts(
                 layer, read.attention_BHT[:, one], read.values_BHTd[:, one], weight_HdD
             )[:, 0]
             scores_BT = part_increase(readout, layer.input_BD, parts_BTD)
-            found.increase_NCT[part, place] = scores_BT.cpu().numpy()
+            # Padding gets no attention, and its score is nothing but rounding.
+            mask_BT = batch.mask_BT[part, : batch.prompt_columns].to(scores_BT)
+            found.increase_NCT[part, place] = (scores_BT * mask_BT).cpu().numpy()
             found.attention_NCT[part, place] = read.attention_BHT[:, head.head].double().cpu()
         progress(part.stop)
     found.written_CD = written_CD / len(batch)
@@ -227,7 +229,8 @@ def source_queries(
     maps = value_maps(lm, range(len(lm.sites)))
     requests: dict[tuple[int, int], list[_Request]] = {}
     for prompt in range(len(batch)):
-        _of_neurons(lm, maps, known, best, prompt, count, found.attention_queries, requests)
+        shares = found.attention_queries
+        _of_neurons(lm, batch, maps, known, best, prompt, count, shares, requests)
     _of_heads(lm, batch, maps, known, found, rows, requests)
     places = sorted(requests)
     for start in range(0, len(places), rows):
@@ -248,6 +251,7 @@ def source_queries(
 
 def _of_neurons(
     lm: FrozenLM,
+    batch: TokenBatch,
     maps: Mapping[int, ValueMap],
     known: Mapping[int, int],
     best: Best,
@@ -256,7 +260,8 @@ def _of_neurons(
     shares: Shares,
     requests: dict[tuple[int, int], list[_Request]],
 ) -> None:
-    score_K = np.maximum(best.score_NK[prompt, :count], 0.0)
+    inside_K = batch.mask_BT[prompt].cpu().numpy()[best.column_NK[prompt, :count]] > 0
+    score_K = np.where(inside_K, np.maximum(best.score_NK[prompt, :count], 0.0), 0.0)
     for k in np.flatnonzero(score_K):
         layer, number = int(best.layer_NK[prompt, k]), int(best.neuron_NK[prompt, k])
         heads = lm.layout.layers[known[layer]]
