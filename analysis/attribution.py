@@ -18,8 +18,6 @@ import numpy as np
 from headloc.errors import HeadlocError, UnsupportedModelError
 from headloc.heads import HeadId
 from headloc.lm.batch import TokenBatch
-from headloc.objectives.prompts import encode_examples
-from headloc.tasks import Example, Facts
 
 from .attribution_classes import (
     ClassScores,
@@ -30,14 +28,13 @@ from .attribution_classes import (
     ranked_heads,
     ranked_neurons,
 )
-from .attribution_data import Explained
+from .attribution_data import Explained, explain
 from .attribution_read import PromptScores, read_prompts
 from .attribution_sources import Sources, source_parts, source_queries, value_queries
 from .attribution_text import read_texts
-from .base import Analysis, Findings, NotApplicable, Progress, Subject
-from .neuron_ablation import Outcome, outcome
+from .base import Analysis, Findings, Progress, Subject
 from .score_comparison import Ablated, compare_scores
-from .stream_rows import answer_positions, cut_at, rows_that_fit
+from .stream_rows import rows_that_fit
 
 if TYPE_CHECKING:
     from headloc.lm.frozen import FrozenLM
@@ -108,7 +105,7 @@ class Attribution(Analysis):
         from .attribution_shown import findings
 
         lm, steps = subject.lm, _Steps(progress)
-        explained = self._explained(subject)
+        explained = explain(subject, self, self._rows)
         batch, chunk = explained.batch, self._rows(lm, explained.batch)
         count = len(batch)
         steps.expect(4 * count)
@@ -128,49 +125,6 @@ class Attribution(Analysis):
         steps.done()
         return findings(self, subject, explained, scores, overall, classes, sources, texts,
                         compared, curve)  # fmt: skip
-
-    def _examples(self, subject: Subject) -> list[Example]:
-        if self.prompt is not None:
-            if not self.prompt.strip():
-                raise HeadlocError("analysis.prompt is empty. Give the text before the answer.")
-            answer = self.target or _own_answer(subject.lm, self.prompt)
-            return [Example("prompt", (), self.prompt, answer)]
-        if isinstance(subject.task, Facts):
-            from headloc.randomness import stream
-
-            rng = stream(subject.seed, "analysis", "attribution")
-            return subject.task.draw(self.prompts, rng, split="train")
-        return subject.examples(self.prompts, "attribution")
-
-    def _explained(self, subject: Subject) -> Explained:
-        """Return the rows that are explained.
-
-        Raises:
-            NotApplicable: when the model answers none of the prompts.
-        """
-        from headloc.tasks.prompts import AsItIs
-
-        lm = subject.lm
-        examples = self._examples(subject)
-        template = AsItIs() if self.prompt is not None else subject.task.template
-        encoded, whole = encode_examples(lm, examples, template)
-        owners, columns = answer_positions(whole, self.answer_tokens)
-        batch = cut_at(lm, whole, owners, columns)
-        limit = self._rows(lm, batch)
-        parts = [batch.rows(slice(i, i + limit)) for i in range(0, len(batch), limit)]
-        before = Outcome.joined([outcome(lm, part) for part in parts])
-        known = (before.rank_B == 1).numpy()
-        keep = np.flatnonzero(known) if self.known_only else np.arange(len(batch))
-        if not len(keep):
-            raise NotApplicable(
-                f"{lm.source.name!r} answers none of the {len(examples)} prompts correctly. "
-                "Explain its failures with analysis.known_only=false, or choose other prompts."
-            )
-        kept = keep.tolist()
-        return Explained(
-            subject, tuple(examples[owners[i]] for i in kept),
-            tuple(encoded[owners[i]] for i in kept), batch.rows(kept), len(batch), known,
-        )  # fmt: skip
 
     def _rows(self, lm: FrozenLM, batch: TokenBatch) -> int:
         fit = rows_that_fit(lm, batch.prompt_columns, self.memory * 2**30)
@@ -274,25 +228,3 @@ class _Steps:
 
     def done(self) -> None:
         self._progress(self._total, self._total)
-
-
-def _own_answer(lm: FrozenLM, prompt: str) -> str:
-    """Return the model's most probable next token as text."""
-    import torch
-
-    if lm.tokenizer is None:
-        raise HeadlocError("The model has no tokenizer, so a prompt cannot be read.")
-    ids = lm.tokenizer(prompt, return_tensors="pt").input_ids.to(lm.device)
-    with torch.no_grad():
-        token = int(lm.model(input_ids=ids, use_cache=False).logits[0, -1].argmax())
-    # Decoded together: a token on its own may lose the blank in front.
-    both, alone = (
-        str(lm.tokenizer.decode(row, skip_special_tokens=True))
-        for row in ([*ids[0].tolist(), token], ids[0].tolist())
-    )
-    text = both[len(alone) :]
-    if not text.strip():
-        raise HeadlocError(
-            f"The model goes on with {text!r}, which is not visible text. Give analysis.target."
-        )
-    return text

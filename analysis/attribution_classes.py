@@ -24,8 +24,9 @@ from headloc.lm.batch import TokenBatch
 from headloc.randomness import stream
 
 from .attribution_read import Array, Best, PromptScores, chunks_of
+from .candidates import mlp_candidates
 from .neuron_ablation import Neuron, Outcome, outcome, zeroed_heads, zeroed_neurons
-from .top_neurons import mlp_candidates, numbered, scores_of
+from .top_neurons import numbered, scores_of
 
 if TYPE_CHECKING:
     from headloc.lm.frozen import FrozenLM

@@ -5,20 +5,29 @@ Shapes: N rows, T columns.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from headloc.errors import HeadlocError
 from headloc.lm.batch import Role, TokenBatch
+from headloc.objectives.prompts import encode_examples
+from headloc.randomness import stream
 from headloc.tasks import Encoded, Example, Facts
+from headloc.tasks.prompts import AsItIs
 
-from .base import Subject
+from .base import NotApplicable, Subject
+from .neuron_ablation import Outcome, outcome
+from .stream_rows import answer_positions, cut_at
 from .vocabulary import token_text
 
 if TYPE_CHECKING:
     from headloc.lm.frozen import FrozenLM
+
+    from .attribution import Attribution
 
 SUBJECT, REST, LAST, ANSWER = "subject", "rest", "last token", "answer"
 _ROLES = {
@@ -95,3 +104,71 @@ def _inside(lm: FrozenLM, text: str, part: str) -> list[bool]:
     start = text.find(part) if part else -1
     stop = start + len(part)
     return [start >= 0 and a < stop and b > start for a, b in offsets["offset_mapping"]]
+
+
+def explain(
+    subject: Subject, options: Attribution, rows_of: Callable[[FrozenLM, TokenBatch], int]
+) -> Explained:
+    """Return the rows that an analysis explains.
+
+    Args:
+        subject: what is analysed.
+        options: which prompts, and how many of their answers' tokens.
+        rows_of: how many rows of a batch are run together.
+
+    Raises:
+        NotApplicable: when the model answers none of the prompts.
+    """
+    lm, examples = subject.lm, _examples(subject, options)
+    template = AsItIs() if options.prompt is not None else subject.task.template
+    encoded, whole = encode_examples(lm, examples, template)
+    owners, columns = answer_positions(whole, options.answer_tokens)
+    batch = cut_at(lm, whole, owners, columns)
+    limit = rows_of(lm, batch)
+    parts = [batch.rows(slice(i, i + limit)) for i in range(0, len(batch), limit)]
+    known = (Outcome.joined([outcome(lm, part) for part in parts]).rank_B == 1).numpy()
+    keep = np.flatnonzero(known) if options.known_only else np.arange(len(batch))
+    if not len(keep):
+        raise NotApplicable(
+            f"{lm.source.name!r} answers none of the {len(examples)} prompts correctly. "
+            "Explain its failures with analysis.known_only=false, or choose other prompts."
+        )
+    kept = keep.tolist()
+    return Explained(
+        subject, tuple(examples[owners[i]] for i in kept),
+        tuple(encoded[owners[i]] for i in kept), batch.rows(kept), len(batch), known,
+    )  # fmt: skip
+
+
+def _examples(subject: Subject, options: Attribution) -> list[Example]:
+    if options.prompt is not None:
+        if not options.prompt.strip():
+            raise HeadlocError("analysis.prompt is empty. Give the text before the answer.")
+        answer = options.target or _own_answer(subject.lm, options.prompt)
+        return [Example("prompt", (), options.prompt, answer)]
+    if isinstance(subject.task, Facts):
+        rng = stream(subject.seed, "analysis", "attribution")
+        return subject.task.draw(options.prompts, rng, split="train")
+    return subject.examples(options.prompts, "attribution")
+
+
+def _own_answer(lm: FrozenLM, prompt: str) -> str:
+    """Return the model's most probable next token as text."""
+    import torch
+
+    if lm.tokenizer is None:
+        raise HeadlocError("The model has no tokenizer, so a prompt cannot be read.")
+    ids = lm.tokenizer(prompt, return_tensors="pt").input_ids.to(lm.device)
+    with torch.no_grad():
+        token = int(lm.model(input_ids=ids, use_cache=False).logits[0, -1].argmax())
+    # Decoded together: a token on its own may lose the blank in front.
+    both, alone = (
+        str(lm.tokenizer.decode(row, skip_special_tokens=True))
+        for row in ([*ids[0].tolist(), token], ids[0].tolist())
+    )
+    text = both[len(alone) :]
+    if not text.strip():
+        raise HeadlocError(
+            f"The model goes on with {text!r}, which is not visible text. Give analysis.target."
+        )
+    return text

@@ -20,16 +20,11 @@ from torch import Tensor
 from headloc.errors import UnsupportedModelError
 from headloc.lm.batch import TokenBatch
 
+from .candidates import attention_candidates, mlp_candidates
 from .log_increase import layer_scores, log_probability
 from .reading import read_heads_of
 from .stream_reading import StreamReading, read_parts
-from .top_neurons import (
-    TopNeurons,
-    attention_candidates,
-    first_order,
-    mlp_candidates,
-    top_neurons,
-)
+from .top_neurons import TopNeurons, first_order, top_neurons
 from .unembedding import Readout, readout_of
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Findings of `attribution.py`: figures and sentences; tables are in `attribution_tables.py`.
+"""Findings of `attribution.py`: figures and pictures, with tables and sentences put together.
 
 Shapes: N rows, L layers, A heads in flat order.
 """
@@ -19,16 +19,17 @@ from .attribution_circuit import circuit_of_scores
 from .attribution_classes import ClassScores, CurvePoint, expected_shared, shared
 from .attribution_data import Explained
 from .attribution_read import Array, PromptScores
+from .attribution_sentences import sentences
+from .attribution_source_tables import strip
 from .attribution_sources import Sources
 from .attribution_text import Texts
 from .base import Findings, Picture, Subject
 from .resampling import Resamples
-from .score_comparison import NOTHING, RANDOM, Ablated, order_by
+from .score_comparison import NOTHING, Ablated
 
 if TYPE_CHECKING:
     from .attribution import Attribution
 
-_LEAST_GAIN = 0.02
 STRIPS = 6
 """Prompts whose source positions are drawn."""
 
@@ -75,7 +76,7 @@ def findings(
                           compared, compared_draws, curve, draws, rows),
         _pictures(options, explained, scores, overall, sources, texts, compared, compared_draws,
                   curve, draws, rows),
-        _sentences(options, explained, scores, overall, classes, sources, texts, compared, curve,
+        sentences(options, explained, scores, overall, classes, sources, texts, compared, curve,
                    estimates, shares, draws),
         circuit_of_scores(subject, scores.heads_NA.mean(0), options.circuit_heads,
                           len(explained.batch)),
@@ -87,7 +88,7 @@ def _totals(draws: Resamples, scores: PromptScores) -> dict[str, Estimate]:
     gained_N = attention_N + mlp_N
     gained = draws.mean(gained_N)
     # A share of next to nothing means nothing: then there is none.
-    shares = {} if gained.low <= _LEAST_GAIN else {
+    shares = {} if gained.low <= tables.LEAST_GAIN else {
         "share/attention": draws.ratio(attention_N, gained_N),
         "share/feed_forward": draws.ratio(mlp_N, gained_N),
     }  # fmt: skip
@@ -175,7 +176,7 @@ def _pictures(
             "coefficients and the tokens that these make them promote and suppress.",
             partial(pictures.draw_neurons, draws, overall, texts, options.shown)))  # fmt: skip
     if not scores.reason:
-        strips = [tables.strip(explained, sources, row) for row in rows]
+        strips = [strip(explained, sources, row) for row in rows]
         found.append(Picture(
             "sources", f"Where the {len(sources.heads)} chosen heads take the answer from: their "
             "log-probability increase by source token, summed over heads, in nats.",
@@ -193,105 +194,3 @@ def _pictures(
             "(95 % intervals).",
             partial(pictures.draw_curve, curve, explained.subject.seed)))  # fmt: skip
     return tuple(found)
-
-
-def _sentences(
-    options: Attribution,
-    explained: Explained,
-    scores: PromptScores,
-    overall: ClassScores,
-    classes: Sequence[ClassScores],
-    sources: Sources,
-    texts: Texts,
-    compared: Mapping[str, Ablated],
-    curve: Sequence[CurvePoint],
-    estimates: Mapping[str, Estimate],
-    shares: Mapping[str, tuple[float, float]],
-    draws: Resamples,
-) -> tuple[str, ...]:
-    count = len(explained.batch)
-    heads = scores.heads_NA.mean(0)
-    best = [f"{h} ({heads[explained.lm.layout.index(h)]:+.2f})" for h in overall.heads[:5]]
-    layer = int(np.argmax(scores.mlp_NL.mean(0)))
-    told = [
-        f"{len(explained.batch)} of {explained.asked} prompts are explained"
-        + (" (those that the model answers correctly)." if options.known_only else "."),
-        f"The answer's log-probability goes from {estimates['log_probability/embedding']} nats in "
-        f"the embedding to {estimates['log_probability/final']} at the end (n = {count}). "
-        + _shares_said(estimates),
-        f"The feed-forward block of layer {layer} adds the most of all such blocks, "
-        f"{draws.mean(scores.mlp_NL[:, layer])} nats.",
-        f"The heads that raise it the most: {', '.join(best)} nats.",
-    ]
-    if overall.neurons:
-        top = overall.neurons[0]
-        reading = texts.neurons["all", top.layer, top.neuron]
-        told.append(
-            f"The neuron that raises it the most is {top.neuron} of layer {top.layer}, by "
-            f"{draws.mean(top.scores_n)} nats; it promotes {tables.words(reading.top[:4])}. The "
-            f"exact search rescored {scores.rescored:.1%} of the neurons."
-        )
-    for key, noun in (("heads", "heads"), ("neurons", "neurons")):
-        if key in shares:
-            own, chance = shares[key]
-            told.append(
-                f"Two classes share {own:.1f} of their top {options.shown} {noun} on average over "
-                f"{len(classes)} classes; random lists would share {chance:.2g}."
-            )
-    cancelled = [f"{estimates[f'cancellation/{k}']} of {n}" for k, n in
-                 (("blocks", "blocks"), ("heads", "heads"), ("neurons", "neurons"))
-                 if f"cancellation/{k}" in estimates]  # fmt: skip
-    told.append(
-        "Contributions of the other sign undo a share of the absolute contributions: "
-        + ", ".join(cancelled)
-        + " (neurons to first order)."
-    )
-    told += _on_ablation(options, explained, compared, curve)
-    if scores.reason:
-        told.append(f"Heads are not split by source position: {scores.reason}")
-    if sources.reason:
-        told.append(f"What attention reads is left out: {sources.reason}")
-    for opaque, reason in scores.opaque.items():
-        told.append(f"Neurons of layer {opaque} are not told apart: {reason}.")
-    return tuple(told)
-
-
-def _shares_said(estimates: Mapping[str, Estimate]) -> str:
-    if "share/attention" not in estimates:
-        return "That is no gain that could be shared out between attention and feed-forward blocks."
-    return (
-        f"Attention adds {estimates['share/attention']} of the gain, feed-forward blocks "
-        f"{estimates['share/feed_forward']}."
-    )
-
-
-def _on_ablation(
-    options: Attribution,
-    explained: Explained,
-    compared: Mapping[str, Ablated],
-    curve: Sequence[CurvePoint],
-) -> list[str]:
-    told = []
-    if compared:
-        draws = Resamples(len(compared[NOTHING].log_probability_N), explained.subject.seed)
-        mrr = {name: draws.mean(entry.reciprocal_rank_N) for name, entry in compared.items()}
-        by = [name for name in order_by(compared) if name not in (NOTHING, RANDOM)]
-        best = by[0].replace("_", " ")
-        own = "log_probability_increase"
-        told.append(
-            f"Zeroing the {options.ablated} best neurons of each prompt takes the mean reciprocal "
-            f"rank from {mrr[NOTHING]} to {mrr[own]} by log-probability increase, and to "
-            f"{mrr[RANDOM]} with random neurons; lowest by {best}: {mrr[by[0]]} (n = {draws.n})."
-        )
-    for what in ("neurons", "heads"):
-        points = [p for p in curve if p.what == what]
-        most = max((p.count for p in points), default=0)
-        last = {p.arm: p for p in points if p.count == most}
-        if most and "own" in last:
-            draws = Resamples(len(last["own"].log_probability_n), explained.subject.seed)
-            said = [f"{draws.mean(last[arm].log_probability_n)} ({arm})" for arm in last]
-            told.append(
-                f"With {most} {what} zeroed that were chosen on other prompts, the answer's "
-                f"log-probability is {', '.join(said)} nats (n = {draws.n})."
-            )
-    return told

@@ -5,23 +5,22 @@ Shapes: N rows, L layers, C chosen heads, T columns.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headloc.heads import HeadId
-
 from .attribution_classes import ClassScores, CurvePoint, expected_shared, shared
 from .attribution_data import Explained
 from .attribution_read import PromptScores
+from .attribution_source_tables import source_tables
 from .attribution_sources import Sources
 from .attribution_text import Texts
 from .base import Subject, Table
 from .neurons import neuron_sites, values_of
 from .resampling import Resamples
 from .score_comparison import Ablated
+from .vocabulary import words
 
 if TYPE_CHECKING:
     from headloc.lm.frozen import FrozenLM
@@ -30,24 +29,13 @@ if TYPE_CHECKING:
 
 Rows = list[list[Any]]
 
-
-def words(tokens: Sequence[str]) -> str:
-    """Return tokens as one text, each in quotes so that blanks can be seen."""
-    return " ".join(repr(token) for token in tokens)
+LEAST_GAIN = 0.02
+"""Gain in nats below which there are no shares of it."""
 
 
 def neuron_count(lm: FrozenLM) -> int:
     """Return how many feed-forward neurons can be told apart."""
     return sum(len(values_of(lm, site)[0]) for site in neuron_sites(lm) if not site.reason)
-
-
-def strip(
-    explained: Explained, sources: Sources, row: int
-) -> tuple[list[str], list[float], str, str]:
-    """Return tokens of a prompt, their increase summed over chosen heads, the class, the answer."""
-    columns = explained.columns(row)
-    increase = sources.increase_NCT[row].sum(0)[columns].tolist()
-    return explained.tokens(row), increase, explained.examples[row].task, explained.answer(row)
 
 
 def all_tables(
@@ -89,29 +77,8 @@ def all_tables(
         Table("shared", ("what", "class", "other", "shared", "expected"),
               _shared(subject.lm, classes, k), f"How many of the top {k} two classes share, and "
               "how many two random lists would."),
-        Table("attention_neurons", ("head", "dimension", "prompts", "sum", "source"),
-              _attention_neurons(subject.lm, explained, scores, 2 * k),
-              "Attention neurons (a dimension of a head at one source token) among the best of a "
-              "prompt: on how many prompts, their summed increase over prompts, and the most "
-              "frequent kind of source token."),
-        Table("sources", ("head", "tokens", "increase", "attention"), _groups(explained, sources),
-              "Log-probability increase of a head's part by kind of source token, and attention "
-              "to it, summed over the tokens of a kind and averaged over prompts."),
-        Table("strips", ("prompt", "class", "answer", "position", "token", "increase"),
-              _strips(explained, sources, rows),
-              "Source tokens of single prompts, summed over the chosen heads."),
-        Table("query_blocks", ("subkey", "block", "layer", "share"), _query_blocks(sources),
-              "Signed shares of the blocks in the pre-activations of each prompt's best neurons, "
-              "by kind of subkey, weighted by their log-probability increase."),
-        Table("query_neurons", ("subkey", "layer", "neuron", "share", "coefficient", "promotes",
-                                "suppresses"), _query_neurons(texts),
-              "Earlier feed-forward neurons behind these pre-activations; for attention neurons "
-              "at their source tokens."),
-        Table("head_reads", ("head", "layer", "neuron", "share", "coefficient", "promotes",
-                             "through_the_head_promotes", "through_the_head_suppresses"),
-              _head_reads(texts), "Feed-forward neurons that a head reads at the source token that "
-              "helps the most, by their signed share of the answer's gradient through the head."),
     ]  # fmt: skip
+    found += source_tables(subject.lm, explained, scores, sources, texts, rows, k)
     if compared_draws is not None:
         found.append(
             Table("scores", ("score", "mrr", "mrr_low", "mrr_high", "probability",
@@ -136,8 +103,7 @@ def _layers(draws: Resamples, scores: PromptScores, texts: Texts) -> Rows:
         cells: list[Any] = [layer]
         for score_NL in (scores.attention_NL, scores.mlp_NL):
             e = draws.mean(score_NL[:, layer])
-            share = draws.ratio(score_NL[:, layer], whole_N).value
-            cells += [e.value, e.low, e.high, share]
+            cells += [e.value, e.low, e.high, _share(e.value, float(whole_N.mean()))]
         cells += [float(scores.up_NL[:, layer].mean()), float(scores.down_NL[:, layer].mean())]
         cells += [_promoted(texts, "attention", layer), _promoted(texts, "feed_forward", layer)]
         rows.append([None if isinstance(c, float) and not np.isfinite(c) else c for c in cells])
@@ -189,7 +155,7 @@ def _classes(
         size = float(np.abs(own_nA).sum(1).mean())
         rows.append(
             [one.name, len(one.rows), float(scores.final_N[one.rows].mean()),
-             attention / (attention + mlp), mlp / (attention + mlp),
+             _share(attention, attention + mlp), _share(mlp, attention + mlp),
              " ".join(map(str, one.heads[:k])),
              " ".join(f"L{n.layer}N{n.neuron}" for n in one.neurons[:k]),
              1 - abs(float(own_nA.sum(1).mean())) / size]
@@ -213,100 +179,6 @@ def _shared(lm: FrozenLM, classes: Sequence[ClassScores], k: int) -> Rows:
     ]
 
 
-def _attention_neurons(lm: FrozenLM, explained: Explained, scores: PromptScores, k: int) -> Rows:
-    best = scores.attention_neurons
-    if best is None:
-        return []
-    width = {layer.layer: layer.width for layer in lm.layout.layers}
-    seen: dict[tuple[HeadId, int], list[tuple[int, float, str]]] = {}
-    for row in range(len(best.layer_NK)):
-        group = dict(zip(explained.columns(row), explained.groups(row), strict=True))
-        for layer, number, column, score in zip(
-            best.layer_NK[row], best.neuron_NK[row], best.column_NK[row], best.score_NK[row],
-            strict=True,
-        ):  # fmt: skip
-            if score > 0:
-                head, dimension = divmod(int(number), width[int(layer)])
-                entry = row, float(score), group.get(int(column), "padding")
-                seen.setdefault((HeadId(int(layer), head), dimension), []).append(entry)
-    ranked = sorted(seen.items(), key=lambda item: -sum(score for _, score, _ in item[1]))
-    return [
-        [str(head), dimension, len({row for row, _, _ in entries}),
-         sum(score for _, score, _ in entries),
-         Counter(group for _, _, group in entries).most_common(1)[0][0]]
-        for (head, dimension), entries in ranked[:k]
-    ]  # fmt: skip
-
-
-def group_means(explained: Explained, sources: Sources) -> dict[str, tuple[Any, Any]]:
-    """Return increase and attention of the C heads by kind of source token, averaged over rows."""
-    found: dict[str, tuple[Any, Any]] = {}
-    count = len(explained.batch)
-    for row in range(count):
-        for column, group in zip(explained.columns(row), explained.groups(row), strict=True):
-            nothing = np.zeros(len(sources.heads)), np.zeros(len(sources.heads))
-            increase, attention = found.get(group, nothing)
-            found[group] = (
-                increase + sources.increase_NCT[row, :, column] / count,
-                attention + sources.attention_NCT[row, :, column] / count,
-            )
-    return found
-
-
-def _groups(explained: Explained, sources: Sources) -> Rows:
-    if not sources.attention_NCT.any():
-        return []
-    return [
-        [str(head), group, float(increase[place]), float(attention[place])]
-        for place, head in enumerate(sources.heads)
-        for group, (increase, attention) in group_means(explained, sources).items()
-    ]
-
-
-def _strips(explained: Explained, sources: Sources, rows: Sequence[int]) -> Rows:
-    if not sources.attention_NCT.any():
-        return []
-    found: Rows = []
-    for number, row in enumerate(rows):
-        tokens, increase, name, answer = strip(explained, sources, row)
-        for place, (token, value) in enumerate(zip(tokens, increase, strict=True)):
-            found.append([number, name, answer, place, token, value])
-    return found
-
-
-def _query_blocks(sources: Sources) -> Rows:
-    found = dict(sources.value_queries)
-    if sources.attention_queries.weight:
-        found["attention value"] = sources.attention_queries
-    return [
-        [kind, block, None if layer < 0 else layer, share]
-        for kind, shares in found.items()
-        for (block, layer), share in sorted(
-            shares.mean_blocks().items(), key=lambda item: (item[0][1], item[0][0])
-        )
-    ]
-
-
-def _query_neurons(texts: Texts) -> Rows:
-    lists = dict(texts.queries)
-    if texts.sources:
-        lists["attention value"] = texts.sources
-    return [
-        [kind, q.layer, q.neuron, q.share, q.coefficient, words(r.top), words(r.bottom)]
-        for kind, entries in lists.items()
-        for q, r in entries
-    ]
-
-
-def _head_reads(texts: Texts) -> Rows:
-    return [
-        [str(head), q.layer, q.neuron, q.share, q.coefficient, words(own.top),
-         "" if other is None else words(other.top), "" if other is None else words(other.bottom)]
-        for head, entries in texts.read_by.items()
-        for q, own, other in entries
-    ]  # fmt: skip
-
-
 def _comparison(draws: Resamples, compared: Mapping[str, Ablated]) -> Rows:
     rows: Rows = []
     for name, entry in compared.items():
@@ -326,3 +198,8 @@ def _curve(curve: Sequence[CurvePoint], seed: int) -> Rows:
         rows.append([point.what, point.arm, point.count, log_p.value, log_p.low, log_p.high,
                      correct.value, correct.low, correct.high, draws.n])  # fmt: skip
     return rows
+
+
+def _share(part: float, whole: float) -> float | None:
+    """Return a share of the gain, None where next to nothing is gained."""
+    return part / whole if whole > LEAST_GAIN else None

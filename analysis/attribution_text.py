@@ -18,8 +18,9 @@ from headloc.lm.batch import TokenBatch
 
 from .attribution_classes import ClassScores
 from .attribution_read import chunks_of
-from .attribution_sources import QueryNeuron, Shares, Sources
+from .attribution_sources import Sources
 from .neurons import values_of
+from .query_shares import QueryNeuron, Shares
 from .stream_reading import StreamReading
 from .unembedding import Readout
 from .value_maps import ValueMap, value_maps

@@ -24,8 +24,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .candidates import Candidates
 from .log_increase import PARTS_PER_PASS
-from .top_neurons import Candidates, every_neuron
+from .top_neurons import every_neuron
 from .unembedding import Readout
 
 SCORES = (

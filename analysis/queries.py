@@ -27,9 +27,9 @@ from torch import Tensor
 
 from headloc.errors import UnsupportedModelError
 
+from .candidates import Candidates
 from .neurons import subkeys_of
 from .stream_reading import LayerParts, StreamReading
-from .top_neurons import Candidates
 
 if TYPE_CHECKING:
     from headloc.lm.frozen import FrozenLM

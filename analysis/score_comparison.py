@@ -19,9 +19,9 @@ from headloc.lm.batch import TokenBatch
 from headloc.randomness import stream
 
 from .attribution_read import Array, chunks_of
+from .candidates import Candidates, mlp_candidates
 from .neuron_ablation import Neuron, Outcome, outcome, zeroed_neurons
 from .part_scores import SCORES, neuron_scores
-from .top_neurons import Candidates, mlp_candidates
 
 if TYPE_CHECKING:
     from headloc.lm.frozen import FrozenLM

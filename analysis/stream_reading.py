@@ -12,14 +12,13 @@ Shapes: B rows, T columns, H heads of a layer, d head width, N neurons, D model 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from headloc.errors import UnsupportedModelError
 from headloc.lm.mlp_tap import read_mlps
@@ -29,6 +28,7 @@ from headloc.lm.taps import read_heads
 
 from .frozen_norm import FrozenNorm, freeze_norm, identity_norm
 from .identity import frozen_output_scale
+from .module_calls import Calls, head_name, norms_of, outer_modules, recording
 from .neurons import NeuronSite, neuron_sites, values_of
 from .reading import prompt_only
 
@@ -104,36 +104,6 @@ class StreamReading:
         return self.layers[0].input_BD
 
 
-class _Calls:
-    """Inputs and outputs of some modules at one column, of the latest forward."""
-
-    def __init__(self, rows: int, column: int) -> None:
-        self.seen: dict[str, tuple[Tensor, Tensor]] = {}
-        self._rows, self._column = rows, column
-
-    def keep(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        given = args[0] if args else kwargs.get("hidden_states", kwargs.get("input"))
-        out = output[0] if isinstance(output, tuple) else output
-        if isinstance(given, Tensor) and isinstance(out, Tensor):
-            self.seen[name] = (self._last(given), self._last(out))
-
-    def _last(self, value: Tensor) -> Tensor:
-        # OPT flattens its tokens; the unembedding may be given the last column alone.
-        value = value.unflatten(0, (self._rows, -1)) if value.ndim == 2 else value
-        column = self._column if value.shape[1] > self._column else -1
-        return value[:, column].detach().clone()
-
-
-@contextmanager
-def _recording(lm: FrozenLM, names: Sequence[str], calls: _Calls) -> Iterator[None]:
-    with ExitStack() as stack:
-        for name in names:
-            hook = partial(calls.keep, name)
-            module = lm.model.get_submodule(name)
-            stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
-        yield
-
-
 @torch.no_grad()
 def read_parts(lm: FrozenLM, batch: TokenBatch) -> StreamReading:
     """Read a chunk of prompts at their last token.
@@ -150,8 +120,8 @@ def read_parts(lm: FrozenLM, batch: TokenBatch) -> StreamReading:
     sites, last = neuron_sites(lm), batch.prompt_columns - 1
     blocks = [name for name, _ in lm.model.get_submodule(lm.family.layers).named_children()]
     stack_name = lm.family.layers
-    outer = _outer_modules(lm)
-    norms = {site.block: _norms(lm, site.block) for site in lm.mlps}
+    outer = outer_modules(lm)
+    norms = {site.block: norms_of(lm, site.block) for site in lm.mlps}
     names = [
         *outer,
         *(f"{stack_name}.{name}" for name in blocks),
@@ -159,13 +129,13 @@ def read_parts(lm: FrozenLM, batch: TokenBatch) -> StreamReading:
         *(name for site in sites if not site.reason for name in (site.down, *site.up)),
         *(site.attention for site in lm.sites),
     ]
-    calls = _Calls(len(batch), last)
+    calls = Calls(len(batch), last)
     with ExitStack() as stack:
         streams = [stack.enter_context(reading_stream(lm, int(name))) for name in blocks]
         scales = stack.enter_context(frozen_output_scale(lm, range(len(lm.sites))))
         heads = stack.enter_context(read_heads(lm, columns=slice(last, last + 1)))
         mlps = stack.enter_context(read_mlps(lm, columns=slice(last, last + 1)))
-        stack.enter_context(_recording(lm, names, calls))
+        stack.enter_context(recording(lm, names, calls))
         logits_BV = lm.logits(batch)[:, -1].double()
     inputs = [seen[-1][:, last].double() for seen in streams]
     final_BD = calls.seen[f"{stack_name}.{blocks[-1]}"][1].double()
@@ -183,7 +153,7 @@ def read_parts(lm: FrozenLM, batch: TokenBatch) -> StreamReading:
             reader.parts(position, z_BHd, mlp, mlps.m[mlp][:, 0].double(), sites[mlp],
                          norms[lm.mlps[mlp].block], after_BD)
         )  # fmt: skip
-    head = calls.seen[_head_name(lm)][0]
+    head = calls.seen[head_name(lm)][0]
     norm = _final_norm(lm, calls, outer, final_BD, head)
     return StreamReading(tuple(layers), final_BD, head.double(), norm, logits_BV)
 
@@ -194,7 +164,7 @@ class _Layer:
 
     lm: FrozenLM
     input_BD: Tensor
-    calls: _Calls
+    calls: Calls
     behind_attention_BD: Tensor | None
 
     def parts(
@@ -310,35 +280,8 @@ def _tolerance(lm: FrozenLM) -> float:
     return _TOLERANCE.get(lm.dtype, _TOLERANCE_HALF)
 
 
-def _norms(lm: FrozenLM, block: str) -> list[str]:
-    """Return the names of a layer's norms, those within its attention left out."""
-    attention = next((s.attention for s in lm.sites if s.block == block), "")
-    inside = lm.model.get_submodule(block).named_modules()
-    names = [f"{block}.{name}" for name, module in inside if "Norm" in type(module).__name__]
-    return [n for n in names if not (attention and n.startswith(f"{attention}."))]
-
-
-def _outer_modules(lm: FrozenLM) -> list[str]:
-    """Return the names of modules beside the layers that may be the final norm, and the head."""
-    stack = f"{lm.family.layers}."
-    names = [
-        name
-        for name, module in lm.model.named_modules()
-        if "Norm" in type(module).__name__ and not name.startswith(stack)
-    ]
-    return [*names, _head_name(lm)]
-
-
-def _head_name(lm: FrozenLM) -> str:
-    head = lm.model.get_output_embeddings()
-    for name, module in lm.model.named_modules():
-        if module is head:
-            return name
-    raise UnsupportedModelError("This model has no unembedding, so logits have no parts.")
-
-
 def _final_norm(
-    lm: FrozenLM, calls: _Calls, outer: Sequence[str], final_BD: Tensor, head_BD: Tensor
+    lm: FrozenLM, calls: Calls, outer: Sequence[str], final_BD: Tensor, head_BD: Tensor
 ) -> FrozenNorm:
     for name in outer[:-1]:
         x_BD, y_BD = calls.seen.get(name, (None, None))

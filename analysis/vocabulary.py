@@ -15,6 +15,7 @@ Shapes: S directions, D model width, V vocabulary, d head width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -124,3 +125,8 @@ def token_text(lm: FrozenLM, token: int) -> str:
         return f"#{token}"
     # Bytes in the middle of a character have no text.
     return str(lm.tokenizer.decode([token])).replace("\ufffd", "?") or f"#{token}"
+
+
+def words(tokens: Sequence[str]) -> str:
+    """Return tokens as one text, each in quotes so that blanks can be seen."""
+    return " ".join(repr(token) for token in tokens)

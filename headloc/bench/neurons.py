@@ -42,6 +42,7 @@ def top_neurons(made: Material, clock: Clock, progress: Progress) -> list[Measur
         progress: called with (milliseconds passed, milliseconds in all).
     """
     from headloc.analysis import top_neurons as search
+    from headloc.analysis.candidates import mlp_candidates
     from headloc.analysis.stream_reading import read_parts
     from headloc.analysis.unembedding import readout_of
 
@@ -51,7 +52,7 @@ def top_neurons(made: Material, clock: Clock, progress: Progress) -> list[Measur
     batch = collate([EncodedPrompt(ids[:-1], ids[-1:], (0,) * 11)], lm.pad_id).to(lm.device)
     reading = read_parts(lm, batch)
     readout = readout_of(lm, reading, batch.target_BJ[:, 0])
-    banks = search.mlp_candidates(lm, reading)
+    banks = mlp_candidates(lm, reading)
     if not banks:
         clock.note("  skipped: the neurons of this model cannot be told apart")
         return []

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from headloc.analysis.candidates import attention_candidates, mlp_candidates
 from headloc.analysis.log_increase import (
     head_position_parts,
     increase,
@@ -18,12 +19,7 @@ from headloc.analysis.log_increase import (
 from headloc.analysis.neurons import values_of
 from headloc.analysis.reading import read_heads_of
 from headloc.analysis.stream_reading import StreamReading, read_parts
-from headloc.analysis.top_neurons import (
-    attention_candidates,
-    full_top_neurons,
-    mlp_candidates,
-    top_neurons,
-)
+from headloc.analysis.top_neurons import full_top_neurons, top_neurons
 from headloc.analysis.unembedding import Readout, readout_of
 from headloc.errors import HeadlocError, UnsupportedModelError
 from headloc.lm.batch import TokenBatch

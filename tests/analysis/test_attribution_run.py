@@ -163,6 +163,23 @@ def test_other_families_are_explained_and_experts_are_told_of(family: str) -> No
         assert picture.draw().axes
 
 
+def test_padding_is_no_source_and_chunks_do_not_matter() -> None:
+    # Prompts of unequal length; one row a pass against several.
+    task = Facts(relations=["language", "continent"], max_items=3)
+    options = {**SMALL, "comparison": 0, "head_counts": (), "neuron_counts": ()}
+    several = Attribution(**options).run(bundled(task), quiet)
+    single = Attribution(**{**options, "memory": 1e-9}).run(bundled(task), quiet)
+    for key, value in several.scalars.items():
+        if not key.startswith("top_neurons"):
+            assert single.scalars[key] == pytest.approx(value, rel=1e-3, abs=1e-5)
+    assert "padding" not in {row["source"] for row in table(several, "attention_neurons")}
+    sums: dict[int, float] = {}
+    for row in table(several, "strips"):
+        sums[row["prompt"]] = sums.get(row["prompt"], 0.0) + row["increase"]
+    assert len(sums) == 6
+    assert all(value != 0 for value in sums.values())
+
+
 def test_what_the_model_does_not_know_is_left_out_or_refused() -> None:
     subject = bundled(Facts(max_items=2))
     wrong = Attribution(**SMALL, prompt="The capital of France is", target=" Berlin")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from headloc.analysis.candidates import mlp_candidates
 from headloc.analysis.log_increase import log_probability
 from headloc.analysis.neuron_ablation import outcome, zeroed_heads, zeroed_neurons
 from headloc.analysis.neurons import affine, subkeys_of
@@ -17,13 +18,7 @@ from headloc.analysis.queries import attention_subkeys, contributions, feed_forw
 from headloc.analysis.reading import read_heads_of
 from headloc.analysis.stream_reading import read_parts
 from headloc.analysis.stream_rows import answer_positions, cut_at, rows_that_fit
-from headloc.analysis.top_neurons import (
-    first_order,
-    full_top_neurons,
-    mlp_candidates,
-    numbered,
-    scores_of,
-)
+from headloc.analysis.top_neurons import first_order, full_top_neurons, numbered, scores_of
 from headloc.analysis.unembedding import readout_of
 from headloc.analysis.value_maps import value_maps
 from headloc.analysis.vocabulary import prompt_free, read_directions, through_head
