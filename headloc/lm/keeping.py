@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from headloc.lm.memory import free_bytes, in_gigabytes
-from headloc.lm.passes import PassSizes, in_passes
+from headloc.lm.passes import PassSizes, in_passes, out_of_memory
 from headloc.lm.prefix import PrefixCache, join
 
 if TYPE_CHECKING:
@@ -89,8 +89,9 @@ class PrefixKeeper:
         """Run the prefix of some rows; where what is kept takes the room, it moves first."""
         try:
             return fill(part)
-        except torch.OutOfMemoryError:
-            if self.place != "auto" or kept.hosted or not kept.chunks:
+        except RuntimeError as error:
+            full = out_of_memory(error) and self.place == "auto"
+            if not full or kept.hosted or not kept.chunks:
                 raise
         kept.move_to_host()
         log.warning("The prefix caches do not fit on the device: they move to the host's memory.")

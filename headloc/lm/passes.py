@@ -21,6 +21,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+_WORDS = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What torch says on a processor, and where cuBLAS finds no room for its workspace."""
+
+
 class PassSizes:
     """The largest passes that a model has room for, by kind of pass.
 
@@ -93,7 +97,9 @@ def in_passes(
         part = slice(start, start + size)
         try:
             found.append(run(part))
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
             short = True
         else:
             short = False
@@ -107,3 +113,11 @@ def in_passes(
         if progress is not None:
             progress(start, rows)
     return found
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that a device, or the host, has no memory left."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return any(words in text for words in _WORDS)

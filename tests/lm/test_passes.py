@@ -64,9 +64,21 @@ def test_progress_counts_the_rows_that_are_done() -> None:
     assert seen == [(2, 5), (4, 5), (5, 5)]
 
 
-def test_an_error_that_is_not_about_memory_comes_through() -> None:
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError])
+def test_an_error_that_is_not_about_memory_comes_through(kind: type[Exception]) -> None:
     def fail(part: slice) -> None:
-        raise ValueError("other")
+        raise kind("other")
 
-    with pytest.raises(ValueError, match="other"):
+    with pytest.raises(kind, match="other"):
         in_passes(PassSizes(), "t", 5, fail)
+
+
+def test_a_processor_without_memory_is_one_that_has_run_out() -> None:
+    """The real error of torch, for more than any machine has."""
+
+    def run(part: slice) -> int:
+        if part.stop - part.start > 1:
+            torch.empty(1 << 58)
+        return part.start
+
+    assert in_passes(PassSizes(), "t", 3, run) == [0, 1, 2]
