@@ -1,7 +1,8 @@
 """Open the logger that a configuration asks for: W&B, a CSV file, or none.
 
-W&B is online only where a key is set or WANDB_MODE says so, and never asks for a login.  Where it
-cannot start, the curves go to a CSV file: a tracker must not cost a run.
+W&B is online only where a key is set, the agent of a sweep starts the run, or WANDB_MODE says so,
+and never asks for a login.  Where it cannot start, the curves go to a CSV file: a tracker must not
+cost a run.
 """
 
 from __future__ import annotations
@@ -159,7 +160,9 @@ def _mode() -> str:
         return "online"
     if asked == "disabled":
         return "disabled"
-    return "online" if os.environ.get("WANDB_API_KEY") and not asked else "offline"
+    # An agent of a sweep has logged in, and waits for the figures of the runs that it starts.
+    wanted = os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_SWEEP_ID")
+    return "online" if wanted and not asked else "offline"
 
 
 def _config(settings: Mapping[str, Any]) -> dict[str, Any]:

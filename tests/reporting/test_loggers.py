@@ -102,6 +102,25 @@ def test_online_without_a_key_goes_offline_and_never_asks(
     assert os.environ["WANDB_MODE"] == "online"
 
 
+def test_a_run_that_a_sweeps_agent_starts_goes_online(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent has logged in, often without a key in the environment, and waits for figures."""
+    modes: list[str] = []
+
+    def offline(**options: Any) -> Any:
+        modes.append(options["mode"])
+        raise ConnectionError("unreachable")
+
+    monkeypatch.setattr("wandb.init", offline)
+    monkeypatch.setattr("headloc.reporting.loggers._require_key", lambda wandb: None)
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    open_logger(WANDB, tmp_path, SETTINGS).close()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    open_logger(WANDB, tmp_path, SETTINGS).close()
+    assert modes == ["online", "offline", "offline"]
+
+
 def test_curves_go_to_a_file_where_wandb_cannot_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
