@@ -35,6 +35,7 @@ SMALL_LABELS = (
     "analysis.extraction.prompts=8",
     "analysis.extraction.vocabulary_prompts=4",
     "analysis.extraction.other_heads=2",
+    "analysis.label_flip.prompts=4",
 )
 SMALL = (
     "mean_prompts=6",
