@@ -49,6 +49,7 @@ class Seen:
         cos_BCr: cosines of the rotation, or None.
         sin_BCr: sines.
         bias_BHC: position bias of the last column's scores, unscaled, or None.
+        mask: the attention mask that the module was given, as it is.
     """
 
     n_BCD: Tensor
@@ -56,6 +57,7 @@ class Seen:
     cos_BCr: Tensor | None = None
     sin_BCr: Tensor | None = None
     bias_BHC: Tensor | None = None
+    mask: Any = None
 
     @property
     def content_BCD(self) -> Tensor:
@@ -226,6 +228,7 @@ class _Look:
             None if cos is None else self._picked(cos),
             None if sin is None else self._picked(sin),
             self._bias(given, n_BTD),
+            given.get("attention_mask"),
         )
 
     def _picked(self, x_BTX: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from headloc.commands.build import build, build_lm, build_settings, checked_seed, plain
 from headloc.errors import CircuitError, HeadlocError
@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
     from headloc.circuit import Circuit
     from headloc.lm.frozen import FrozenLM
+    from headloc.localizer.settings import DataSettings
     from headloc.objectives import Objective
     from headloc.objectives.prompts import Progress
-    from headloc.tasks import TaskFamily
+    from headloc.reporting.console import Console
+    from headloc.tasks import Split, TaskFamily
 
 
 def run(cfg: DictConfig, output_dir: Path) -> dict[str, float]:
@@ -68,13 +70,61 @@ def run(cfg: DictConfig, output_dir: Path) -> dict[str, float]:
             "mlps/count": len(circuit.feed_forward.kept),
             "mlps/total": len(circuit.feed_forward.layers),
         }
+    if cfg.get("intervention"):
+        metrics |= _intervene(plain(cfg.intervention), circuit, lm, task, data, seed, console)
     if metrics["accuracy/full"] == 0:
         raise HeadlocError(f"{lm.source.name!r} answers none of the prompts of this task.")
     _write_config(cfg, folder)
     write_json(folder / "metrics.json", metrics)
     console.accuracies(metrics)
+    for line in _intervened_lines(metrics):
+        console.say(line)
     console.say(f"metrics  {folder / 'metrics.json'}")
     return metrics
+
+
+def _intervene(
+    options: dict[str, Any],
+    circuit: Circuit,
+    lm: FrozenLM,
+    task: TaskFamily,
+    data: DataSettings,
+    seed: int,
+    console: Console,
+) -> dict[str, float]:
+    """Return the figures of an intervention on the circuit's heads, on both kinds of tasks."""
+    from headloc.evaluation.intervened import judge_intervention
+
+    intervention = build("intervention", options)
+    metrics: dict[str, float] = {}
+    splits: list[tuple[Split, int, str]] = [("train", data.test_prompts, "")]
+    if task.held_out:
+        splits.append(("held_out", data.held_out_prompts, "held_out/"))
+    for split, prompts, prefix in splits:
+        with console.stage(f"{intervention.name} on {split.replace('_', '-')} tasks") as progress:
+            found = judge_intervention(
+                intervention, lm, task, circuit.heads, seed=seed, split=split, prompts=prompts,
+                progress=progress,
+            )  # fmt: skip
+        metrics |= found.to_metrics(prefix)
+    return metrics
+
+
+def _intervened_lines(metrics: dict[str, float]) -> list[str]:
+    """Return what an intervention did, in words; nothing without one."""
+    lines = []
+    for prefix, tasks in (("", "tasks trained on"), ("held_out/", "held-out tasks")):
+        for measure, what in (("accuracy", "accuracy"),
+                              ("accuracy_within_labels", "accuracy within the labels"),
+                              ("log_probability", "log-probability")):  # fmt: skip
+            key = f"{prefix}intervention/{measure}"
+            if f"{key}/before" not in metrics:
+                continue
+            told = [f"{metrics[f'{key}/{name}']:.3f} {name}" for name in ("before", "after")]
+            if f"{key}/random" in metrics:
+                told.append(f"{metrics[f'{key}/random']:.3f} on random heads")
+            lines.append(f"intervention, {what}, {tasks}: {', '.join(told)}")
+    return lines
 
 
 def own_model(circuit: Circuit) -> FrozenLM:

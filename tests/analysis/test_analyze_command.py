@@ -36,6 +36,9 @@ SMALL_LABELS = (
     "analysis.extraction.vocabulary_prompts=4",
     "analysis.extraction.other_heads=2",
     "analysis.label_flip.prompts=4",
+    "analysis.bias.prompts=4",
+    "analysis.bias.orders=2",
+    "analysis.bias.random_sets=1",
 )
 SMALL = (
     "mean_prompts=6",
