@@ -19,11 +19,11 @@ from headloc.localizer.settings import DataSettings, VerdictSettings
 from tests.commands.runs import Headloc
 
 # Of hydra/ only the launchers are ours, sweep/ is read by `wandb sweep` (test_sweeps.py), and
-# analysis/ belongs to another command (tests/analysis).
+# analysis/ and intervention/ belong to other commands (tests/analysis, tests/interventions).
 GROUPS = sorted(
     path.name
     for path in config_dir().iterdir()
-    if path.is_dir() and path.name not in ("hydra", "sweep", "analysis")
+    if path.is_dir() and path.name not in ("hydra", "sweep", "analysis", "intervention")
 )
 CHOICES = [
     (group, path.stem) for group in GROUPS for path in sorted((config_dir() / group).glob("*.yaml"))

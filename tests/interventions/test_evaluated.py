@@ -54,10 +54,10 @@ def test_the_command_reports_both_accuracies(
     headloc: Headloc,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    lm, task = bundled_lm(), Labels(shots=4, max_tasks=8)
+    lm, task = bundled_lm(), Labels(shots=4, max_tasks=4)
     circuit = circuit_of(lm, task, (HeadId(0, 1),)).save(tmp_path / "circuit")
     found = headloc("evaluate", f"circuit={circuit}", "intervention=position_free",
-                    "data.test_prompts=6", "data.held_out_prompts=6", "data.mean_prompts=2",
+                    "data.test_prompts=4", "data.held_out_prompts=2", "data.mean_prompts=2",
                     "verdict.random_sets=1", "output_dir=out")  # fmt: skip
     assert found.status == 0, found.err
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -66,5 +66,3 @@ def test_the_command_reports_both_accuracies(
         assert full == metrics[f"{prefix}accuracy/full"]
         assert metrics[f"{prefix}intervention/accuracy_within_labels/before"] >= full
     assert "accuracy within the labels, held-out tasks" in found.out
-    wrong = headloc("evaluate", f"circuit={circuit}", "intervention=positionfree")
-    assert wrong.status == 2
