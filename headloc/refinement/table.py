@@ -31,7 +31,7 @@ COMPARED = (
     ("shuffled_selected", "shuffled_aie"),
 )
 """Learned heads against AIE's: pairs of rows whose difference is tested."""
-_AS_MAIN = ", as many as main"
+_AS_MAIN = ", main's size"
 
 
 @dataclass(frozen=True, slots=True)
