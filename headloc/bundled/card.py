@@ -57,8 +57,8 @@ written with other templates (`Question:`/`Answer:` and the like).
   {centred:.0%} of them the zero-shot mean is subtracted, and for {perturbed:.0%} single heads are
   dropped or scaled.
 * **Choosing heads one by one goes wrong because of that.** Heads of different layers can say the
-  same thing, so those that do most alone (AIE) are not those that do most together: `headloc refine`
-  compares both rankings at every size, on a circuit of `experiment=bundled_function_vector`. The
+  same thing, so those that do most alone (AIE) are not those that do most together: on a circuit of
+  `experiment=bundled_function_vector`, `headloc refine` compares both rankings at every size. The
   recipe was changed until this showed.
 * **Demonstrations are aggregated because labels are noisy.** Prompts carry up to {noise:.0%} wrong
   labels in training, each of another offset.
