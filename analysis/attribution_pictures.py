@@ -137,6 +137,7 @@ def draw_strips(strips: Sequence[Strip]) -> Figure:
     most = max((abs(v) for _, values, _, _ in strips for v in values), default=0.0) or 1.0
     rows = [_cut(strip) for strip in strips]
     width = max(sum(_width(token) for token, _ in row) for row, _, _ in rows)
+    fit = min(1.0, 95 / width)
     figure = drawing.new_figure(drawing.WIDEST, 0.6 * len(rows) + 1.2)
     axes = figure.add_subplot()
     colours = colormaps["RdBu_r"]
@@ -149,10 +150,10 @@ def draw_strips(strips: Sequence[Strip]) -> Figure:
                       lw=0.5)  # fmt: skip
             dark = abs(value) > 0.6 * most
             ink = "white" if dark else "#2b2f38"
-            axes.text(start + size / 2, number - 0.13, token, ha="center", va="center", fontsize=8,
-                      color=ink)  # fmt: skip
+            axes.text(start + size / 2, number - 0.13, token, ha="center", va="center",
+                      fontsize=8 * fit, color=ink)  # fmt: skip
             axes.text(start + size / 2, number + 0.24, f"{value:+.2f}", ha="center", va="center",
-                      fontsize=6.5, color=ink)  # fmt: skip
+                      fontsize=6.5 * fit, color=ink)  # fmt: skip
             start += size
         axes.text(start + 0.3, number, f"\u2192 {visible(answer).strip()}", va="center",
                   fontsize=8.5, color=drawing.GREY)  # fmt: skip

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from headloc.evaluation.intervals import Estimate
+from headloc.reporting.text import plural
 
 from .attribution_classes import ClassScores, CurvePoint
 from .attribution_data import Explained
 from .attribution_read import PromptScores
+from .attribution_source_tables import group_means
 from .attribution_sources import Sources
 from .attribution_text import Texts
 from .resampling import Resamples
@@ -74,6 +76,7 @@ def sentences(
         + ", ".join(cancelled)
         + " (neurons to first order)."
     )
+    told += _on_sources(explained, scores, sources, draws)
     told += _on_ablation(options, explained, compared, curve)
     if scores.reason:
         told.append(f"Heads are not split by source position: {scores.reason}")
@@ -82,6 +85,37 @@ def sentences(
     for opaque, reason in scores.opaque.items():
         told.append(f"Neurons of layer {opaque} are not told apart: {reason}.")
     return tuple(told)
+
+
+def _on_sources(
+    explained: Explained, scores: PromptScores, sources: Sources, draws: Resamples
+) -> list[str]:
+    told = []
+    own = explained.subject.heads
+    if own:
+        index = [explained.lm.layout.index(head) for head in own]
+        e = draws.mean(scores.heads_NA[:, index].sum(1))
+        told.append(
+            f"The circuit's {plural(len(own), 'head')} together add {e} nats, scored one by one; "
+            f"all heads add {draws.mean(scores.heads_NA.sum(1))}."
+        )
+    if not scores.reason:
+        groups = group_means(explained, sources)
+        total = {name: float(increase.sum()) for name, (increase, _) in groups.items()}
+        said = ", ".join(f"{value:+.2f} from {name}" for name, value in
+                         sorted(total.items(), key=lambda item: -item[1]))  # fmt: skip
+        told.append(
+            f"By kind of source token, the {len(sources.heads)} chosen heads take {said} (nats, "
+            "summed over heads)."
+        )
+    for kind, shares in sources.value_queries.items():
+        (block, layer), share = max(shares.mean_blocks().items(), key=lambda item: abs(item[1]))
+        where = block if layer < 0 else f"{block.replace('_', '-')} of layer {layer}"
+        told.append(
+            f"Through their {kind} subkeys, each prompt's best neurons are moved the most by the "
+            f"{where}: a signed share of {share:+.2f}."
+        )
+    return told
 
 
 def _shares_said(estimates: Mapping[str, Estimate]) -> str:
@@ -110,6 +144,13 @@ def _on_ablation(
             f"Zeroing the {options.ablated} best neurons of each prompt takes the mean reciprocal "
             f"rank from {mrr[NOTHING]} to {mrr[own]} by log-probability increase, and to "
             f"{mrr[RANDOM]} with random neurons; lowest by {best}: {mrr[by[0]]} (n = {draws.n})."
+        )
+        harm = {name: compared[name].log_probability_N - compared[own].log_probability_N
+                for name in by if name != own}  # fmt: skip
+        clear = [name for name, gap_N in harm.items() if draws.mean(gap_N).low > 0]
+        told.append(
+            f"By log-probability, zeroing by log-probability increase costs the answer more than "
+            f"by {len(clear)} of the {len(harm)} other scores (paired intervals above 0)."
         )
     for what in ("neurons", "heads"):
         points = [p for p in curve if p.what == what]

@@ -83,9 +83,12 @@ def all_tables(
         found.append(
             Table("scores", ("score", "mrr", "mrr_low", "mrr_high", "probability",
                              "probability_low", "probability_high", "log_probability",
-                             "log_probability_low", "log_probability_high", "n"),
+                             "log_probability_low", "log_probability_high", "more_left",
+                             "more_left_low", "more_left_high", "n"),
                   _comparison(compared_draws, compared),
-                  f"The answer with each prompt's {options.ablated} best neurons zeroed, by score.")
+                  f"The answer with each prompt's {options.ablated} best neurons zeroed, by score; "
+                  "neurons are chosen and zeroed on the same prompt. Last: how much more of its "
+                  "log-probability is left than by log-probability increase, paired.")
         )  # fmt: skip
     if curve:
         found.append(
@@ -183,7 +186,9 @@ def _comparison(draws: Resamples, compared: Mapping[str, Ablated]) -> Rows:
     rows: Rows = []
     for name, entry in compared.items():
         cells: list[Any] = [name]
-        for sample in (entry.reciprocal_rank_N, entry.probability_N, entry.log_probability_N):
+        more_N = entry.log_probability_N - compared["log_probability_increase"].log_probability_N
+        samples = entry.reciprocal_rank_N, entry.probability_N, entry.log_probability_N, more_N
+        for sample in samples:
             e = draws.mean(sample)
             cells += [e.value, e.low, e.high]
         rows.append([*cells, draws.n])
