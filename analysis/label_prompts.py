@@ -143,3 +143,11 @@ def joined(parts: Sequence[LabelAnswers]) -> LabelAnswers:
     """Return the answers of several chunks as one."""
     names = ("full_B", "within_B", "predicted_B", "contrast_BL")
     return LabelAnswers(*(np.concatenate([getattr(part, n) for part in parts]) for n in names))
+
+
+def classes_of(example: Example) -> dict[str, str]:
+    """Return the class behind each label where the task's name tells, else the label itself."""
+    pairs = [part.split("=") for part in example.task.split(",") if part.count("=") == 1]
+    named = {label: name for name, label in pairs}
+    shown = {d.output for d in example.demonstrations} | {example.answer}
+    return {label: named.get(label, label) for label in shown}

@@ -32,7 +32,14 @@ from .base import (
     require_heads,
 )
 from .bilinear import Spectrum, bilinear_spectrum
-from .label_prompts import LabelAnswers, LabelSet, joined, label_answers, label_set
+from .label_prompts import (
+    LabelAnswers,
+    LabelSet,
+    classes_of,
+    joined,
+    label_answers,
+    label_set,
+)
 from .prompting import ROWS, Chunk, label_columns
 from .retrieval import retrieval
 from .tower_reading import Towers, read_towers, towers_of
@@ -186,7 +193,7 @@ def plane_of(
     both_Pd = torch.cat([_unit(keys_Pd), _unit(queries_Pd)])
     _, sizes, rows = torch.linalg.svd(both_Pd, full_matrices=False)
     plane_d2 = rows[:2].T
-    classes = [_classes(example) for example in examples]
+    classes = [classes_of(example) for example in examples]
     return {
         "head": str(head),
         "keys": (_unit(keys_Pd) @ plane_d2).cpu().numpy(),
@@ -201,11 +208,3 @@ def plane_of(
 def _unit(points_Pd: torch.Tensor) -> torch.Tensor:
     """Bring a tower to mean square one: queries and keys have different sizes."""
     return points_Pd / points_Pd.square().sum(-1).mean().sqrt().clamp(min=1e-300)
-
-
-def _classes(example: Example) -> dict[str, str]:
-    """Return the class behind each label where the task's name tells, else the label itself."""
-    pairs = [part.split("=") for part in example.task.split(",") if part.count("=") == 1]
-    named = {label: name for name, label in pairs}
-    shown_labels = {d.output for d in example.demonstrations} | {example.answer}
-    return {label: named.get(label, label) for label in shown_labels}
