@@ -65,7 +65,7 @@ class Attribution(Analysis):
         memory: GiB that the parts of a pass may take beside the model.
     """
 
-    prompts: int = 512
+    prompts: int = 256
     prompt: str | None = None
     target: str | None = None
     answer_tokens: int = 1

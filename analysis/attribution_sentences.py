@@ -61,6 +61,12 @@ def sentences(
             f"{draws.mean(top.scores_n)} nats; it promotes {words(reading.top[:4])}. The "
             f"exact search rescored {scores.rescored:.1%} of the neurons."
         )
+    every = {example.task for example in explained.examples}
+    if len(every) > len(classes):
+        told.append(
+            f"Of {len(every)} classes the {len(classes)} with the most prompts are looked at one "
+            "by one (analysis.classes)."
+        )
     for key, noun in (("heads", "heads"), ("neurons", "neurons")):
         if key in shares:
             own, chance = shares[key]

@@ -129,10 +129,11 @@ def groups(explained: Explained, sources: Sources) -> Rows:
     """Rows: heads by kind of source token."""
     if not sources.attention_NCT.any():
         return []
+    means = group_means(explained, sources)
     return [
         [str(head), group, float(increase[place]), float(attention[place])]
         for place, head in enumerate(sources.heads)
-        for group, (increase, attention) in group_means(explained, sources).items()
+        for group, (increase, attention) in means.items()
     ]
 
 
