@@ -212,7 +212,7 @@ def decoding_findings(
     if N > 1:
         sentences.append(
             f"Leakage: the signal carries an earlier demonstration's offset with {earlier} of the "
-            f"strength of its own, a later one's with {later} (zero by the causal mask)."
+            f"strength of its own, a later one's with {later} (chance: the causal mask bars it)."
         )
     return Findings(
         scalars,
@@ -231,8 +231,8 @@ def decoding_findings(
                     partial(picture.draw_decoding, accuracy, confusion[np.ix_(order, order)],
                             offsets_K[order], chance)),
             Picture("leakage", "Strength of another demonstration's offset in a demonstration's "
-                    "signal, relative to its own; above the diagonal it is zero by the causal "
-                    "mask.",
+                    "signal, relative to its own; above the diagonal the causal mask lets "
+                    "nothing through, so what is seen there is chance.",
                     partial(picture.draw_leakage, grid)),
         ),
         tuple(sentences),
