@@ -18,6 +18,7 @@ from headloc.commands.build import (
 from headloc.errors import HeadlocError
 from headloc.files import usable_output_dir, write_json, write_text
 from headloc.ranks import Ranks, ranks_of
+from headloc.run_note import mark_started, was_started
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -65,15 +66,24 @@ def finish(cfg: DictConfig, output_dir: Path) -> Finished:
     """Do what `run` does, and return the model with the result."""
     folder = usable_output_dir(output_dir)
     settings = _checked(cfg, folder)
-    resume_from = _checkpoint(folder, settings["resume"])
+    resume, ranks = settings["resume"], ranks_of(settings["trainer"])
+    resume_from = _checkpoint(folder) if resume else None
+    if ranks.first:
+        mark_started(folder, settings)
 
+    from headloc.journal import open_journal
     from headloc.reporting.console import Console
 
-    ranks = ranks_of(settings["trainer"])
     console = Console(quiet=not ranks.first)
     with console.stage("loading"):
         run_parts = _parts(cfg, settings, ranks)
     lm = run_parts["lm"]
+    if ranks.first and not resume:
+        # Of an earlier run: killed before its own first one, this run must not go on from it.
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+    run_parts["journal"] = open_journal(
+        folder, settings, lm.source.fingerprint, resume=resume, writes=ranks.first
+    )
     logger = _logger(settings, folder, ranks)
     try:
         result = _localize(run_parts, settings, logger, console, resume_from)
@@ -93,12 +103,8 @@ def finish(cfg: DictConfig, output_dir: Path) -> Finished:
 
 def _interrupted(folder: Path) -> str:
     path = folder / CHECKPOINT
-    if not path.is_file():
-        return "Interrupted before any gates were saved."
-    return (
-        f"Interrupted; the gates so far are in {path}. Go on with the same command and "
-        f"resume=true output_dir={folder}."
-    )
+    saved = f"the gates so far are in {path}" if path.is_file() else "no gates were saved yet"
+    return f"Interrupted; {saved}. Go on with the same command and resume=true output_dir={folder}."
 
 
 def _checked(cfg: DictConfig, folder: Path) -> dict[str, Any]:
@@ -115,16 +121,21 @@ def _checked(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     return settings
 
 
-def _checkpoint(folder: Path, resume: bool) -> Path | None:
+def _checkpoint(folder: Path) -> Path | None:
+    """Return the checkpoint of an interrupted run, None where it had none yet.
+
+    Raises:
+        HeadlocError: when no run was interrupted there.
+    """
     path = folder / CHECKPOINT
-    if not resume:
+    if path.is_file():
+        return path
+    if was_started(folder):
         return None
-    if not path.is_file():
-        raise HeadlocError(
-            f"resume=true, but there is no checkpoint at {path}. Give the output_dir of the "
-            "interrupted run, or start it without resume."
-        )
-    return path
+    raise HeadlocError(
+        f"resume=true, but there is no checkpoint at {path}. Give the output_dir of the "
+        "interrupted run, or start it without resume."
+    )
 
 
 def _parts(cfg: DictConfig, settings: dict[str, Any], ranks: Ranks) -> dict[str, Any]:

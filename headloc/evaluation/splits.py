@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
-from headloc.evaluation.verdict import SplitVerdict, judge
+from headloc.evaluation.verdict import SplitVerdict, judge, pack_outcomes, unpack_outcomes
+from headloc.journal import Entry, Journal
 from headloc.lm.frozen import FrozenLM
-from headloc.objectives import Objective
+from headloc.lm.ledger import TokenLedger
+from headloc.objectives import Objective, PromptSet
 from headloc.randomness import stream
 from headloc.stages import Stages
 from headloc.tasks import Split, TaskFamily
@@ -23,6 +26,8 @@ def judge_task(
     held_out_prompts: int,
     random_sets: int,
     stages: Stages,
+    journal: Journal | None = None,
+    ledger: TokenLedger | None = None,
 ) -> dict[str, SplitVerdict]:
     """Score a head set on prompts drawn for this purpose alone.
 
@@ -36,6 +41,8 @@ def judge_task(
         held_out_prompts: prompts of the held-out tasks.
         random_sets: number of random sets of either kind.
         stages: shows the progress.
+        journal: keeps the outcomes of each split for a run that is taken up again.
+        ledger: where the passes are counted, under "verdict".
 
     Returns:
         The verdicts "seen" and, where the family has held-out tasks, "held_out".
@@ -51,16 +58,33 @@ def judge_task(
             prompts = objective.prompt_set(
                 lm, task, examples, seed=seed, use=use, progress=progress
             )
-            verdicts[name] = judge(
-                objective,
-                lm,
-                prompts,
-                heads,
-                seed=seed,
-                random_sets=random_sets,
-                progress=progress,
+            verdicts[name] = (journal or Journal()).once(
+                f"verdict-{name}",
+                partial(
+                    judge,
+                    objective,
+                    lm,
+                    prompts,
+                    heads,
+                    seed=seed,
+                    random_sets=random_sets,
+                    progress=progress,
+                ),
+                _pack,
+                partial(_unpack, prompts, seed),
+                ledger=ledger,
+                stage="verdict",
             )
     return verdicts
+
+
+def _pack(verdict: SplitVerdict) -> Entry:
+    facts = {"conditions": list(verdict.outcomes)}
+    return Entry(pack_outcomes(verdict.outcomes), facts)
+
+
+def _unpack(prompts: PromptSet, seed: int, entry: Entry) -> SplitVerdict:
+    return SplitVerdict(prompts, unpack_outcomes(entry.facts["conditions"], entry.tensors), seed)
 
 
 def verdict_metrics(verdicts: dict[str, SplitVerdict]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from itertools import islice
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from headloc.evaluation.conditions import CONDITIONS, plan_conditions
 from headloc.evaluation.intervals import Estimate, faithfulness, mean_interval
@@ -92,6 +93,34 @@ class SplitVerdict:
             getattr(outcome, field).astype(np.float64) for outcome in self.outcomes[condition]
         ]
         return np.mean(values, axis=0)
+
+
+def pack_outcomes(outcomes: Mapping[str, tuple[Outcomes, ...]]) -> dict[str, Tensor]:
+    """Return outcomes as tensors, by condition: correct_SN, log_probability_SN, predicted_SNJ."""
+    packed = {}
+    for condition, sets in outcomes.items():
+        for name in ("correct", "log_probability", "predicted"):
+            stacked = np.stack([getattr(one, name) for one in sets])
+            packed[f"{condition}/{name}"] = torch.from_numpy(stacked)
+    return packed
+
+
+def unpack_outcomes(
+    conditions: Sequence[str], packed: Mapping[str, Tensor]
+) -> dict[str, tuple[Outcomes, ...]]:
+    """Return what `pack_outcomes` packed, the conditions in their order."""
+    return {
+        condition: tuple(
+            Outcomes(correct.numpy(), log_p.numpy(), predicted.numpy())
+            for correct, log_p, predicted in zip(
+                packed[f"{condition}/correct"],
+                packed[f"{condition}/log_probability"],
+                packed[f"{condition}/predicted"],
+                strict=True,
+            )
+        )
+        for condition in conditions
+    }
 
 
 def judge(

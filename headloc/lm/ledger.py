@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,13 @@ class StageCost:
     forward_tokens: int = 0
     backward_tokens: int = 0
     passes: int = 0
+
+    def __sub__(self, other: StageCost) -> StageCost:
+        return StageCost(
+            self.forward_tokens - other.forward_tokens,
+            self.backward_tokens - other.backward_tokens,
+            self.passes - other.passes,
+        )
 
 
 @dataclass(slots=True)
@@ -51,6 +58,17 @@ class TokenLedger:
             yield
         finally:
             handle.remove()
+
+    def cost(self, stage: str) -> StageCost:
+        """Return a copy of what a stage has cost so far."""
+        return replace(self.stages.get(stage, StageCost()))
+
+    def add(self, stage: str, cost: StageCost) -> None:
+        """Add what a part of a stage cost elsewhere, such as in an interrupted run."""
+        own = self.stages.setdefault(stage, StageCost())
+        own.forward_tokens += cost.forward_tokens
+        own.backward_tokens += cost.backward_tokens
+        own.passes += cost.passes
 
     def add_processes(self, stage: str, processes: int) -> None:
         """Count a stage whose rows were shared out evenly over processes for all of them."""

@@ -16,6 +16,7 @@ from headloc.bank.result import PathResult
 from headloc.bank.search import TrainedBank, find_path
 from headloc.bank.settings import PathSparsity
 from headloc.evaluation.scoring import score
+from headloc.journal import Entry
 from headloc.localizer.history import GateHistory
 from headloc.localizer.module import GateTraining
 from headloc.localizer.parts import Parts
@@ -33,6 +34,17 @@ class Found:
     scores: Tensor
     selection: Mapping[str, Any]
     path: PathResult | None = None
+
+    def pack(self) -> Entry:
+        """Return what a journal keeps; a path is found again instead."""
+        facts = {"heads": self.heads, "selection": dict(self.selection)}
+        return Entry({"gates": self.gates, "scores": self.scores}, facts)
+
+    @classmethod
+    def unpack(cls, entry: Entry) -> Found:
+        """Read `pack` back."""
+        facts, tensors = entry.facts, entry.tensors
+        return cls(facts["heads"], tensors["gates"], tensors["scores"], facts["selection"])
 
 
 def find(

@@ -5,12 +5,14 @@ Shapes: A heads in flat order; of a bank of G gate sets every [A] is a [G, A].
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 
+from headloc.lm.ledger import StageCost, TokenLedger
 from headloc.localizer.module import GateTraining
 
 CURVES = (
@@ -21,6 +23,25 @@ CURVES = (
     "gates/open_sampled",
     "gates/open_hard",
 )
+
+
+class TrainingCost(L.Callback):
+    """Keep what training has cost in its checkpoints, so that a resumed run counts it too.
+
+    Args:
+        ledger: where the passes are counted, under "train".
+    """
+
+    def __init__(self, ledger: TokenLedger) -> None:
+        self._ledger = ledger
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the cost so far for the checkpoint."""
+        return asdict(self._ledger.cost("train"))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Add the cost of the interrupted run."""
+        self._ledger.add("train", StageCost(**state_dict))
 
 
 class GateHistory(L.Callback):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from headloc.errors import HeadlocError
 from headloc.evaluation.scoring import score
+from headloc.journal import Entry, Journal
 from headloc.lm.ledger import TokenLedger
 from headloc.localizer.parts import Parts
 from headloc.objectives import PromptSet
@@ -30,16 +31,27 @@ class Prompts:
     full: float
 
 
-def prepare(parts: Parts, ledger: TokenLedger, stages: Stages) -> Prompts:
+def prepare(parts: Parts, ledger: TokenLedger, stages: Stages, journal: Journal) -> Prompts:
     """Estimate the off-values, then encode the prompts and run their prefixes.
 
     Raises:
         HeadlocError: when the model answers none of the prompts.
     """
-    lm, seed = parts.lm, parts.seed
+    lm, objective = parts.lm, parts.objective
     with ledger.counting(lm, "means"), stages("mean head outputs") as progress:
-        parts.objective.prepare(
-            lm, parts.task, seed=seed, prompts=parts.data.mean_prompts, progress=progress
+        journal.once(
+            "means",
+            lambda: objective.prepare(
+                lm,
+                parts.task,
+                seed=parts.seed,
+                prompts=parts.data.mean_prompts,
+                progress=progress,
+            ),
+            lambda _: Entry(objective.tensors()),
+            lambda entry: objective.load_tensors(entry.tensors, lm, parts.task),
+            ledger=ledger,
+            stage="means",
         )
     with ledger.counting(lm, "prefixes"), stages("prompts and prefixes") as progress:
         first, second = parts.data.train_prompts, parts.data.selection_prompts

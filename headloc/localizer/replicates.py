@@ -6,6 +6,7 @@ Shapes: A heads in flat order.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -15,6 +16,8 @@ from headloc.components import Components, MlpId
 from headloc.evaluation.search import greedy_backward
 from headloc.evaluation.subsets import SubsetScorer
 from headloc.heads import HeadId
+from headloc.journal import Entry, Journal
+from headloc.lm.ledger import TokenLedger
 from headloc.localizer.choice import Found, select
 from headloc.localizer.fitting import fit, make_module, make_trainer
 from headloc.localizer.history import GateHistory
@@ -27,7 +30,9 @@ Replicate = tuple[int, Found]
 """The seed of a further training, and what it found."""
 
 
-def replicate(parts: Parts, prompts: Prompts, stages: Stages) -> list[Replicate]:
+def replicate(
+    parts: Parts, prompts: Prompts, stages: Stages, journal: Journal, ledger: TokenLedger
+) -> list[Replicate]:
     """Train again from other seeds, each on a resample of the training prompts."""
     quiet = {
         "logger": False,
@@ -45,13 +50,25 @@ def replicate(parts: Parts, prompts: Prompts, stages: Stages) -> list[Replicate]
     with stages("replicates") as progress:
         for number in range(1, parts.verdict.replicates + 1):
             seed = parts.seed + 1000 * number
-            history = GateHistory()
             steps = _Steps(progress, number - 1, parts.verdict.replicates)
-            trainer = make_trainer(silent_parts, [history, steps])
-            module = make_module(silent_parts, prompts, seed)
-            fit(silent_parts, prompts, trainer, module, seed=seed, bootstrap=True)
-            found.append((seed, select(parts, prompts, history)))
+            one = journal.once(
+                f"replicate-{number}",
+                partial(_train_again, silent_parts, prompts, seed, steps),
+                Found.pack,
+                Found.unpack,
+                ledger=ledger,
+                stage="replicates",
+            )
+            found.append((seed, one))
     return found
+
+
+def _train_again(parts: Parts, prompts: Prompts, seed: int, steps: L.Callback) -> Found:
+    history = GateHistory()
+    trainer = make_trainer(parts, [history, steps])
+    module = make_module(parts, prompts, seed)
+    fit(parts, prompts, trainer, module, seed=seed, bootstrap=True)
+    return select(parts, prompts, history)
 
 
 class _Steps(L.Callback):
@@ -80,7 +97,7 @@ class _Steps(L.Callback):
 
 
 def search_greedily(
-    parts: Parts, prompts: Prompts, stages: Stages
+    parts: Parts, prompts: Prompts, stages: Stages, journal: Journal, ledger: TokenLedger
 ) -> tuple[HeadId | MlpId, ...] | None:
     """Search greedily, as a reference for how small a circuit could be."""
     if not parts.verdict.greedy:
@@ -88,9 +105,15 @@ def search_greedily(
 
     components = parts.objective.components(parts.lm)
     worth = SubsetScorer.of(parts.objective, parts.lm, prompts.selection)
+    aim = parts.verdict.greedy_share * prompts.full
     with stages("greedy reference search") as progress:
-        found = greedy_backward(
-            components.total, worth, parts.verdict.greedy_share * prompts.full, progress
+        found = journal.once(
+            "greedy",
+            lambda: greedy_backward(components.total, worth, aim, progress),
+            lambda heads: Entry(facts={"heads": heads}),
+            lambda entry: list(entry.facts["heads"]),
+            ledger=ledger,
+            stage="greedy",
         )
     names = components.names()
     return tuple(names[index] for index in found)

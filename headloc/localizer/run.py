@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +30,22 @@ from headloc.evaluation.splits import judge_task, verdict_metrics
 from headloc.evaluation.verdict import SplitVerdict
 from headloc.gates import HardConcreteGates, HeadGates, PenaltySparsity, SparsityControl
 from headloc.heads import HeadId
+from headloc.journal import Journal
 from headloc.lm.frozen import FrozenLM
 from headloc.lm.keeping import PrefixKeeper
 from headloc.lm.ledger import TokenLedger
-from headloc.localizer.choice import find
+from headloc.localizer.choice import Found, find
 from headloc.localizer.circuits import make_circuit, size_metrics
 from headloc.localizer.fitting import fit, make_module, make_trainer
-from headloc.localizer.history import GateHistory
-from headloc.localizer.module import OptimizerSettings
+from headloc.localizer.history import GateHistory, TrainingCost
+from headloc.localizer.module import GateTraining, OptimizerSettings
 from headloc.localizer.parts import Parts, check_parts, cover_mlps, settled
-from headloc.localizer.prompt_sets import prepare
+from headloc.localizer.prompt_sets import Prompts, prepare
 from headloc.localizer.replicates import reference_metrics, replicate, search_greedily
 from headloc.localizer.selection import Auto, Selection
 from headloc.localizer.settings import DataSettings, VerdictSettings
 from headloc.objectives import InPlace, Objective
+from headloc.objectives.prompts import Progress
 from headloc.stages import Stages, silent
 from headloc.tasks import TaskFamily
 
@@ -89,6 +92,7 @@ def localize(
     callbacks: list[L.Callback] | None = None,
     seed: int = 0,
     resume_from: str | Path | None = None,
+    journal: Journal | None = None,
     stages: Stages = silent,
 ) -> Localization:
     """Find the heads that carry a few-shot task.
@@ -108,6 +112,7 @@ def localize(
         callbacks: further Lightning callbacks.
         seed: everything random follows from it.
         resume_from: a checkpoint of an interrupted run with the same settings.
+        journal: keeps finished stages, and gives those of an interrupted run back.
         stages: shows the progress of the long steps.
 
     Raises:
@@ -132,10 +137,10 @@ def localize(
     cover_mlps(parts.objective, parts.gates)
     check_parts(lm, task, parts.gates, sparsity, parts.selection)
     lm.keeper = PrefixKeeper(parts.data.cache)
-    history = GateHistory()
-    fitter = make_trainer(parts, [history, *(callbacks or [])])
-    ledger = TokenLedger()
-    prompts = prepare(parts, ledger, stages)
+    history, ledger, journal = GateHistory(), TokenLedger(), journal or Journal()
+    cost = TrainingCost(ledger)
+    fitter = make_trainer(parts, [history, cost, *(callbacks or [])])
+    prompts = prepare(parts, ledger, stages, journal)
     module = make_module(parts, prompts, seed)
     with ledger.counting(lm, "train"):
         fit(parts, prompts, fitter, module, resume_from)
@@ -146,7 +151,7 @@ def localize(
             "Give a larger trainer.max_epochs or trainer.max_steps."
         )
     with ledger.counting(lm, "selection"), stages("selecting heads") as progress:
-        found = find(parts, prompts, history, module, progress)
+        found = _choose(parts, prompts, history, module, progress, journal, ledger)
     with ledger.counting(lm, "verdict"):
         verdicts = judge_task(
             parts.objective,
@@ -158,11 +163,13 @@ def localize(
             held_out_prompts=parts.data.held_out_prompts,
             random_sets=parts.verdict.random_sets,
             stages=stages,
+            journal=journal,
+            ledger=ledger,
         )
     with ledger.counting(lm, "replicates"):
-        replicates = replicate(parts, prompts, stages)
+        replicates = replicate(parts, prompts, stages, journal, ledger)
     with ledger.counting(lm, "greedy"):
-        greedy = search_greedily(parts, prompts, stages)
+        greedy = search_greedily(parts, prompts, stages, journal, ledger)
     metrics = {
         **verdict_metrics(verdicts),
         **size_metrics(parts, found, history),
@@ -175,3 +182,21 @@ def localize(
     circuit = make_circuit(parts, found, seed, metrics)
     stable = tuple(make_circuit(parts, other, number, {}) for number, other in replicates)
     return Localization(circuit, verdicts, history, ledger, metrics, stable, greedy, found.path)
+
+
+def _choose(
+    parts: Parts,
+    prompts: Prompts,
+    history: GateHistory,
+    module: GateTraining,
+    progress: Progress,
+    journal: Journal,
+    ledger: TokenLedger,
+) -> Found:
+    """Choose the heads, or read what an interrupted run chose; a path is always found again."""
+    choose = partial(find, parts, prompts, history, module, progress)
+    if isinstance(parts.sparsity, PathSparsity):
+        return choose()
+    return journal.once(
+        "selection", choose, Found.pack, Found.unpack, ledger=ledger, stage="selection"
+    )

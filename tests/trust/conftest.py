@@ -1,5 +1,5 @@
 """The command line in this process, as for the other commands."""
 
-from tests.commands.conftest import headloc
+from tests.commands.conftest import finished, headloc
 
-__all__ = ["headloc"]
+__all__ = ["finished", "headloc"]

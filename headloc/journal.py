@@ -1,0 +1,136 @@
+"""What a run has finished, stage by stage, so that a killed one goes on where it was.
+
+A stage that ends leaves one file, written atomically: its tensors, and beside them its plain facts
+and what it has cost.  A run that is taken up again reads the stages it finds and makes the others.
+Training has checkpoints of its own; the prefixes of prompts are run again, as they are too large to
+be worth their place on disk.
+
+Only the process that speaks for a run writes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from headloc.files import write_bytes
+from headloc.lm.ledger import StageCost, TokenLedger
+from headloc.run_note import FOLDER, check_note, write_note
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a stage leaves behind.
+
+    Attributes:
+        tensors: by name.
+        facts: JSON values.
+    """
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Journal:
+    """The finished stages of a run.
+
+    Args:
+        folder: where they are; None keeps nothing.
+        resume: whether stages that lie there are used.
+        writes: whether this process writes.
+    """
+
+    def __init__(
+        self, folder: Path | None = None, *, resume: bool = False, writes: bool = True
+    ) -> None:
+        self._folder, self._writes = folder, writes and folder is not None
+        # Looked up once, so that all processes of a run decide alike.
+        found = folder.glob("*.safetensors") if folder is not None and resume else ()
+        self._finished = {path.stem for path in found}
+
+    def once(
+        self,
+        name: str,
+        work: Callable[[], T],
+        pack: Callable[[T], Entry],
+        unpack: Callable[[Entry], T],
+        *,
+        ledger: TokenLedger | None = None,
+        stage: str = "",
+    ) -> T:
+        """Return what a stage gives: read where it is finished, else made and kept.
+
+        Args:
+            name: name of the stage, also of its file.
+            work: makes it.
+            pack: turns it into an entry.
+            unpack: turns an entry back into it.
+            ledger: where the passes of `work` are counted.
+            stage: under which name they are counted there.
+        """
+        entry = self._read(name)
+        if entry is not None:
+            if ledger is not None:
+                ledger.add(stage, StageCost(**entry.facts["cost"]))
+            return unpack(Entry(entry.tensors, entry.facts["facts"]))
+        before = StageCost() if ledger is None else ledger.cost(stage)
+        made = work()
+        if self._writes:
+            cost = StageCost() if ledger is None else ledger.cost(stage) - before
+            self._write(name, pack(made), cost)
+        return made
+
+    def _read(self, name: str) -> Entry | None:
+        """Return an entry; a broken one counts as none, and its stage is made again."""
+        if name not in self._finished or self._folder is None:
+            return None
+        try:
+            with safe_open(str(self._folder / f"{name}.safetensors"), framework="pt") as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                facts = json.loads(file.metadata()["headloc"])
+                StageCost(**facts["cost"])
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+            return None
+        return Entry(tensors, facts)
+
+    def _write(self, name: str, entry: Entry, cost: StageCost) -> None:
+        assert self._folder is not None  # `_writes` is false without one
+        tensors = {key: entry.tensors[key].cpu().contiguous() for key in sorted(entry.tensors)}
+        facts = json.dumps({"facts": dict(entry.facts), "cost": asdict(cost)}, sort_keys=True)
+        content = save(tensors, metadata={"format": "pt", "headloc": facts})
+        write_bytes(self._folder / f"{name}.safetensors", content)
+
+
+def open_journal(
+    output_dir: Path, settings: Mapping[str, Any], model: str, *, resume: bool, writes: bool
+) -> Journal:
+    """Open the journal of a run; without `resume` what an earlier run left is removed.
+
+    Args:
+        output_dir: output folder of the run.
+        settings: its configuration.
+        model: fingerprint of its model.
+        resume: whether an interrupted run is taken up.
+        writes: whether this process writes.
+
+    Raises:
+        HeadlocError: when the run that is to be taken up had other settings or another model.
+    """
+    folder = output_dir / FOLDER
+    if resume:
+        check_note(output_dir, settings, model)
+    elif writes:
+        shutil.rmtree(folder, ignore_errors=True)
+    if writes:
+        write_note(output_dir, settings, model)
+    return Journal(folder, resume=resume, writes=writes)

@@ -1,0 +1,141 @@
+"""A localization that is killed anywhere goes on to the result it would have had."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from headloc.errors import HeadlocError
+from headloc.journal import Entry, Journal, open_journal
+from headloc.lm.ledger import StageCost, TokenLedger
+from headloc.run_note import FOLDER, mark_started, was_started
+from tests.commands.runs import Headloc, contents, quick
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_runs_end_as_one_left_in_peace() -> None:
+    call = [sys.executable, "-m", "tests.trust.killing", "--kills", "3", "--seed", "1"]
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 differences" in done.stdout
+
+
+def test_finished_stages_are_not_made_again(
+    headloc: Headloc, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headloc.lm.frozen import FrozenLM
+
+    folder = Path(shutil.copytree(finished, tmp_path / "out"))
+    (folder / "metrics.json").unlink()
+    passes = 0
+    forward = FrozenLM._forward
+
+    def counted(self: FrozenLM, *arguments: object, **options: object) -> object:
+        nonlocal passes
+        passes += 1
+        return forward(self, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(FrozenLM, "_forward", counted)
+    assert headloc(*quick(folder, "resume=true")).status == 0
+    resumed = passes
+    passes = 0
+    assert headloc(*quick(tmp_path / "new")).status == 0
+    # Left are prefixes, one score of the selection prompts and probes.
+    assert resumed < passes / 2
+    before, after = (json.loads((p / "metrics.json").read_text()) for p in (finished, folder))
+    assert before.pop("time/seconds") != after.pop("time/seconds")
+    assert after == before
+    for name in ("heads.csv", "outcomes.csv", "circuit/gates.safetensors"):
+        assert (folder / name).read_bytes() == (finished / name).read_bytes()
+
+
+def test_a_run_that_had_saved_nothing_starts_from_the_beginning(
+    headloc: Headloc, finished: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    note = folder / FOLDER / "run.json"
+    note.parent.mkdir(parents=True)
+    note.write_bytes((finished / FOLDER / "run.json").read_bytes())
+    result = headloc(*quick(folder, "resume=true"))
+    assert result.status == 0, result.err
+    name = "circuit/gates.safetensors"
+    assert contents(folder)[name] == contents(finished)[name]
+
+
+def test_another_setting_is_not_taken_up(headloc: Headloc, finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "out"))
+    before = contents(folder)
+    result = headloc(*quick(folder, "resume=true", "task.shots=3"))
+    assert (result.status, "had task.shots=5, not 3" in result.err) == (2, True)
+    assert contents(folder) == before
+
+
+def test_a_new_run_does_not_go_on_from_what_another_left(
+    headloc: Headloc, finished: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "out"))
+    assert headloc(*quick(folder, "seed=5")).status == 0
+    name = "circuit/gates.safetensors"
+    assert contents(folder)[name] != contents(finished)[name]
+    assert (
+        contents(folder)["checkpoints/stages/run.json"]
+        != contents(finished)["checkpoints/stages/run.json"]
+    )
+
+
+def test_the_note_is_written_once_and_read(tmp_path: Path) -> None:
+    assert not was_started(tmp_path)
+    mark_started(tmp_path, {"seed": 1, "output_dir": "x"})
+    mark_started(tmp_path, {"seed": 2})
+    assert was_started(tmp_path)
+    open_journal(tmp_path, {"seed": 1, "output_dir": "y"}, "model", resume=True, writes=True)
+    with pytest.raises(HeadlocError, match="had seed=1, not 2"):
+        open_journal(tmp_path, {"seed": 2}, "model", resume=True, writes=True)
+    with pytest.raises(HeadlocError, match="the model is another"):
+        open_journal(tmp_path, {"seed": 1}, "other", resume=True, writes=True)
+
+
+def test_a_stage_is_made_once_with_what_it_cost(tmp_path: Path) -> None:
+    made = []
+
+    def once(journal: Journal, ledger: TokenLedger) -> list[float]:
+        def work() -> list[float]:
+            made.append(1)
+            ledger.add("s", StageCost(5, 3, 1))
+            return [1.5, 2.5]
+
+        return journal.once(
+            "stage",
+            work,
+            lambda values: Entry({"values": torch.tensor(values)}),
+            lambda entry: entry.tensors["values"].tolist(),
+            ledger=ledger,
+            stage="s",
+        )
+
+    first, second = TokenLedger(), TokenLedger()
+    first.add("s", StageCost(7, 0, 1))
+    assert once(Journal(tmp_path), first) == [1.5, 2.5]
+    assert once(Journal(tmp_path, resume=True), second) == [1.5, 2.5]
+    assert len(made) == 1
+    assert second.cost("s") == StageCost(5, 3, 1)
+    # Not asked to resume, broken, or foreign: made again.
+    assert once(Journal(tmp_path), TokenLedger()) == [1.5, 2.5]
+    (tmp_path / "stage.safetensors").write_bytes(b"broken")
+    assert once(Journal(tmp_path, resume=True), TokenLedger()) == [1.5, 2.5]
+    save_file({"values": torch.zeros(2)}, tmp_path / "stage.safetensors")
+    assert once(Journal(tmp_path, resume=True), TokenLedger()) == [1.5, 2.5]
+    assert len(made) == 4
+
+
+def test_without_a_folder_nothing_is_kept() -> None:
+    assert Journal().once("x", lambda: 3, lambda _: Entry(), lambda _: 4) == 3
