@@ -60,7 +60,8 @@ class Measured:
     ) -> Measured:
         """Return a ratio of times with the timings of both arms among its inputs."""
         arms = {arm: timing.to_dict() for arm, timing in timings.items()}
-        more = {"arms": arms, "turns": found.turns, **inputs}
+        by_turn = {"smallest_of_turns": found.smallest, "largest_of_turns": found.largest}
+        more = {"arms": arms, "turns": found.turns, **by_turn, **inputs}
         if math.isfinite(found.processor):
             more["processor_time_ratio"] = found.processor
         return cls(name, found.value, says, found.low, found.high, bar, more)

@@ -68,6 +68,7 @@ class Ratio:
     Attributes:
         value: ratio of the medians by the clock.
         low, high: 95 % interval, turns resampled in pairs.
+        smallest, largest: ratio of the turns that are closest together and furthest apart.
         processor: ratio of the medians of processor time.
         turns: turns of either arm.
     """
@@ -75,6 +76,8 @@ class Ratio:
     value: float
     low: float
     high: float
+    smallest: float
+    largest: float
     processor: float
     turns: int
 
@@ -132,7 +135,16 @@ def ratio(slow: Timing, fast: Timing, seed: int) -> Ratio:
     # A clock that is too coarse for the arm tells nothing.
     spent = median(fast.processor)
     processor = median(slow.processor) / spent if spent > 0 else math.inf
-    return Ratio(slow.median / fast.median, float(low), float(high), processor, len(over))
+    by_turn = over / under
+    return Ratio(
+        slow.median / fast.median,
+        float(low),
+        float(high),
+        float(by_turn.min()),
+        float(by_turn.max()),
+        processor,
+        len(over),
+    )
 
 
 def busy(timings: Mapping[str, Timing], threads: int) -> float | None:

@@ -81,6 +81,8 @@ def test_the_interval_covers_what_turns_vary_by() -> None:
     slow = Timing((2.0, 2.2, 1.8, 2.1, 1.9), (1.0,) * 5, 1)
     fast = Timing((1.0, 1.1, 0.9, 1.0, 1.0), (1.0,) * 5, 1)
     found = ratio(slow, fast, seed=3)
+    by_turn = [a / b for a, b in zip(slow.wall, fast.wall, strict=True)]
+    assert (found.smallest, found.largest) == (min(by_turn), max(by_turn))
     assert 1.6 <= found.low <= found.value <= found.high <= 2.5
     assert found.low < found.high
     assert found == ratio(slow, fast, seed=3)
