@@ -142,7 +142,10 @@ def _score(
     console = Console()
     with console.stage("loading"):
         task, lm = own_task(with_task), own_model(first)
-    objective = own_objective(scored_by, lm, task, seed=seed, prompts=_MEAN_PROMPTS)
+    with console.stage("off-values") as progress:
+        objective = own_objective(
+            scored_by, lm, task, seed=seed, prompts=_MEAN_PROMPTS, progress=progress
+        )
     found = joint_accuracies(
         first, second, lm, task, objective, seed=seed, prompts=prompts, stages=console.stage
     )

@@ -53,8 +53,10 @@ def run(cfg: DictConfig, output_dir: Path, lm: FrozenLM | None = None) -> Refine
         circuit.check_model(lm)
         check_same_model(circuit, lm)
         check_same_template(circuit, task, options["circuit"])
-    with console.stage("task means"):
-        objective = own_objective(circuit, lm, task, seed=seed, prompts=settings.mean_prompts)
+    with console.stage("task means") as progress:
+        objective = own_objective(
+            circuit, lm, task, seed=seed, prompts=settings.mean_prompts, progress=progress
+        )
     result = refine(
         lm,
         task,
