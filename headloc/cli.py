@@ -37,7 +37,7 @@ Commands
   headloc --version
 
 Hydra's own flags work with localize, evaluate, refine, analyze, reproduce, layers, compare,
-doctor and bundled train: --multirun, --cfg job, --config-dir DIR (your own experiments).
+bench, doctor and bundled train: --multirun, --cfg job, --config-dir DIR (your own experiments).
 HEADLOC_TRACEBACK=1 shows the traceback of an error.
 """
 

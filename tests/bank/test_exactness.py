@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from headloc.bank.running import BankRunner
+from headloc.bank.running import BankRunner, rows_per_training_pass
 from headloc.bank.settings import Member
 from headloc.gates import HardConcreteGates, HeadGates, L1Gates
 from headloc.lm.branches import supports_branches
@@ -63,6 +63,25 @@ def test_dropping_members_leaves_the_others_alone(branched: bool) -> None:
     whole_GA = trained_bank(MEMBERS, branched=branched)
     fewer_GA = trained_bank([MEMBERS[i] for i in (0, 3)], branched=branched)
     same(fewer_GA, whole_GA[[0, 3]], exact=not branched)
+
+
+def test_passes_that_suit_a_processors_cache_train_the_same_gates(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole_GA = trained_bank(MEMBERS)
+    monkeypatch.setattr("headloc.bank.running._CPU_LANES", 20)
+    same(trained_bank(MEMBERS), whole_GA, exact=False)
+
+
+@pytest.mark.parametrize(
+    ("rows", "gate_sets", "expected"),
+    [(128, 1, 128), (4096, 1, 4096), (64, 16, 64), (128, 16, 64), (128, 24, 43), (3, 5000, 1)],
+)
+def test_a_pass_takes_as_many_rows_as_stay_in_the_cache(
+    rows: int, gate_sets: int, expected: int
+) -> None:
+    assert rows_per_training_pass(rows, gate_sets, torch.device("cpu")) == expected
+    assert rows_per_training_pass(rows, gate_sets, torch.device("cuda")) == rows
 
 
 @pytest.mark.parametrize("branched", [True, False])
