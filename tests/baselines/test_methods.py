@@ -13,6 +13,7 @@ from headloc.baselines.chance import RandomOrder, layer_matched
 from headloc.baselines.found import choose, circuit_of
 from headloc.baselines.greedy import GreedyBackward, GreedyForward, greedy_order
 from headloc.baselines.indirect_effect import ActivationPatching
+from headloc.baselines.intersection import Intersection
 from headloc.baselines.learned import Learned
 from headloc.baselines.log_increase import LogProbabilityIncrease
 from headloc.baselines.method import HeadRanking, Method, ranking_in
@@ -37,6 +38,7 @@ METHODS: list[Method] = [
     GateGradient(),
     IntegratedGradients(steps=2),
     LogProbabilityIncrease(),
+    Intersection(top=3),
     GreedyForward(prompts=3),
     GreedyBackward(prompts=3, criterion="accuracy"),
     RandomOrder(),
