@@ -24,7 +24,7 @@ from .attribution_read import Array, Best, chunks_of, sources_of
 from .candidates import mlp_candidates
 from .log_increase import head_position_parts, part_increase
 from .queries import attention_subkeys, feed_forward_subkeys
-from .query_shares import Shares
+from .query_shares import Shares, shared_out
 from .stream_rows import cut_at
 from .unembedding import Readout
 from .value_maps import ValueMap, value_maps
@@ -123,7 +123,7 @@ def value_queries(
                 keys = feed_forward_subkeys(lm, layer, row, neurons[mine])
                 for kind, subkeys in keys.items():
                     shares = found.setdefault(kind, Shares())
-                    shares.add(reading, row, subkeys, weights[mine], banks)
+                    shares.add(shared_out(reading, row, subkeys, banks), weights[mine])
         progress(part.stop)
     return found
 
@@ -133,7 +133,7 @@ class _Request:
     """One subkey at one source position; `shares` collects what is found."""
 
     layer: int
-    key_dD: Tensor
+    key_D: Tensor
     bias: Tensor
     weight: float
     shares: Shares
@@ -174,13 +174,22 @@ def source_queries(
         ((_, reading, _),) = chunks_of(lm, cut, len(part))
         banks = mlp_candidates(lm, reading)
         for row, place in enumerate(part):
+            by_layer: dict[int, list[_Request]] = {}
             for ask in requests[place]:
-                layer = next(p for p in reading.layers if p.layer == ask.layer)
+                by_layer.setdefault(ask.layer, []).append(ask)
+            for number, asked in by_layer.items():
+                layer = next(p for p in reading.layers if p.layer == number)
                 if layer.attention_norm is None:
                     continue
-                values = maps[known[ask.layer]]
-                keys = attention_subkeys(layer, row, values, ask.key_dD[None], ask.bias[None])
-                ask.shares.add(reading, row, keys, torch.tensor([ask.weight]), banks)
+                # Together: every earlier neuron is met once.
+                key_KD = torch.stack([ask.key_D.double() for ask in asked])
+                bias_K = torch.stack([ask.bias.double() for ask in asked])
+                keys = attention_subkeys(layer, row, maps[known[number]], key_KD, bias_K)
+                out = shared_out(reading, row, keys, banks)
+                for k, ask in enumerate(asked):
+                    weight_K = torch.zeros(len(asked), dtype=torch.float64)
+                    weight_K[k] = ask.weight
+                    ask.shares.add(out, weight_K)
         progress(start + len(part))
 
 

@@ -25,6 +25,39 @@ class QueryNeuron:
     coefficient: float
 
 
+@dataclass(frozen=True, slots=True)
+class SharedOut:
+    """Signed shares behind K neurons of one row.
+
+    Attributes:
+        layers: the L earlier layers.
+        embedding_K, attention_KL, mlp_KL: of the blocks.
+        neurons: of the feed-forward neurons, [K, N] by layer.
+        coefficients: of all these neurons, [N] by layer.
+    """
+
+    layers: tuple[int, ...]
+    embedding_K: Tensor
+    attention_KL: Tensor
+    mlp_KL: Tensor
+    neurons: dict[int, Tensor]
+    coefficients: dict[int, Tensor]
+
+
+def shared_out(
+    reading: StreamReading, row: int, keys: Subkeys, banks: Sequence[Candidates]
+) -> SharedOut:
+    """Return the shares of everything before K neurons in their pre-activations."""
+    found = contributions(reading, row, keys, banks)
+    neurons = zip(found.layers, found.neuron_shares(), strict=True)
+    return SharedOut(
+        found.layers,
+        *found.block_shares(),
+        {layer: share_KN for layer, share_KN in neurons if share_KN is not None},
+        {bank.layer: bank.coefficient_BNT[row, :, 0].double() for bank in banks},
+    )
+
+
 class Shares:
     """Signed shares summed over prompts: of blocks by layer, and of every feed-forward neuron."""
 
@@ -35,32 +68,18 @@ class Shares:
         self.neurons: dict[int, Tensor] = {}
         self._coefficients: dict[int, Tensor] = {}
 
-    def add(
-        self,
-        reading: StreamReading,
-        row: int,
-        keys: Subkeys,
-        weight_K: Tensor,
-        banks: Sequence[Candidates],
-    ) -> None:
-        """Add the shares of K neurons with weights."""
-        found = contributions(reading, row, keys, banks)
-        embedding_K, attention_KL, mlp_KL = found.block_shares()
-        weight_K = weight_K.to(embedding_K)
+    def add(self, out: SharedOut, weight_K: Tensor) -> None:
+        """Add the shares behind K neurons with weights."""
+        weight_K = weight_K.to(out.embedding_K)
         self.weight += float(weight_K.sum())
-        self._block("embedding", -1, embedding_K @ weight_K)
-        for place, layer in enumerate(found.layers):
-            self._block("attention", layer, attention_KL[:, place] @ weight_K)
-            self._block("feed_forward", layer, mlp_KL[:, place] @ weight_K)
-        for layer, share_KN in zip(found.layers, found.neuron_shares(), strict=True):
-            if share_KN is not None:
-                known = self.neurons.get(layer)
-                new_N = weight_K @ share_KN
-                self.neurons[layer] = new_N if known is None else known + new_N
-        for bank in banks:
-            m_N = weight_K.sum() * bank.coefficient_BNT[row, :, 0].double()
-            known = self._coefficients.get(bank.layer)
-            self._coefficients[bank.layer] = m_N if known is None else known + m_N
+        self._block("embedding", -1, out.embedding_K @ weight_K)
+        for place, layer in enumerate(out.layers):
+            self._block("attention", layer, out.attention_KL[:, place] @ weight_K)
+            self._block("feed_forward", layer, out.mlp_KL[:, place] @ weight_K)
+        for layer, share_KN in out.neurons.items():
+            _add(self.neurons, layer, weight_K @ share_KN)
+        for layer, m_N in out.coefficients.items():
+            _add(self._coefficients, layer, weight_K.sum() * m_N)
 
     def best(self, k: int) -> list[QueryNeuron]:
         """Return the neurons with the largest mean shares, of either sign."""
@@ -78,3 +97,8 @@ class Shares:
 
     def _block(self, kind: str, layer: int, value: Tensor) -> None:
         self.blocks[kind, layer] = self.blocks.get((kind, layer), 0.0) + float(value)
+
+
+def _add(sums: dict[int, Tensor], layer: int, new: Tensor) -> None:
+    known = sums.get(layer)
+    sums[layer] = new if known is None else known + new
