@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -42,7 +43,7 @@ def test_the_python_of_the_readme_runs_and_saves_a_circuit(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     first, *others = blocks("python")
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     exec(compile(first, "README.md", "exec"), names)
     assert (tmp_path / "circuit" / "circuit.json").is_file()
     printed = capsys.readouterr().out
@@ -51,6 +52,8 @@ def test_the_python_of_the_readme_runs_and_saves_a_circuit(
     assert printed.rstrip().endswith("47")
     for code in others:
         exec(compile(code, "README.md", "exec"), names)
+    # A plain model of transformers under the circuit says the same.
+    assert str(names["lm"].tokenizer.convert_tokens_to_ids("47")) in capsys.readouterr().out
 
 
 def test_the_table_of_support_names_every_family_of_the_code() -> None:

@@ -32,6 +32,12 @@ from headloc.objectives.prompts import Progress
 _BACKWARD = 3
 """Passes of a training step per prompt: a forward and its backward."""
 
+_FIRST_ROUNDS = 0.35
+"""Share of the refinement's passes for gradients and the first round of every race."""
+
+_LEAST = 8
+"""Fewest prompts of a round."""
+
 
 class Learned(Method):
     """Train gates, and refine what they say by trial.
@@ -146,7 +152,7 @@ class Learned(Method):
 
         settings = self.refine or FloatingSettings()
         each = descent_cost(problem.total, settings)
-        count = max(1, min(len(problem.search), int(0.6 * passes / each)))
+        count = max(_LEAST, min(len(problem.search), int(_FIRST_ROUNDS * passes / each)))
         search = FloatingSearch(
             score_A,
             lambda gates_GA, rows: _worth(problem, gates_GA, rows),
@@ -161,9 +167,9 @@ class Learned(Method):
 
 
 def _worth(problem: SearchProblem, gates_GA: Tensor, rows: slice) -> Tensor:
-    """Return the mean p(answer) of some prompts: a soft accuracy, which no single prompt rules."""
+    """Return p(answer) of some prompts: a soft accuracy, whose mean no single prompt rules."""
     many = problem.scored(gates_GA, part_of(problem.search, rows))
-    return many.log_probability_GN.exp().mean(1)
+    return many.log_probability_GN.exp()
 
 
 def _gradient(problem: SearchProblem, gates_A: Tensor, rows: slice) -> Tensor:

@@ -8,9 +8,11 @@ Trained gates say which heads matter together; near the edge of a circuit their 
 little weight, and a direct trial is worth more.  To try every head at every size would cost
 A (A + 1) / 2 passes a prompt.  Here one gradient at the current set ranks all changes to it at
 once, by its first-order effect, and only a short list of them is tried; every step takes other
-prompts, so that no set is fitted to a few of them.
+prompts, so that no set is fitted to a few of them.  The list is tried as a race (Maron and Moore
+1994): what is clearly worse is dropped after a few prompts, and the rest of the step's share of the
+budget goes into telling apart what is close.
 
-Shapes: A heads in flat order, G gate vectors, N prompts.
+Shapes: A heads in flat order, G gate vectors, N prompts, n of them in a round of a race.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from headloc.objectives.prompts import Progress
 HeadSet = tuple[int, ...]
 
 Trial = Callable[[Tensor, slice], Tensor]
-"""(gates_GA, rows of the prompts) -> what each gate vector is worth [G]."""
+"""(gates_GA, rows of the prompts) -> what each gate vector is worth on each of them [G, n]."""
 
 Gradient = Callable[[Tensor, slice], Tensor]
 """(gates_A, rows of the prompts) -> the derivative of the worth to every gate [A]."""
@@ -35,13 +37,22 @@ Gradient = Callable[[Tensor, slice], Tensor]
 _GRADIENT_COST = 3
 """Passes that a gradient costs: one forward and its backward."""
 
+_CLEAR = 2.0
+"""Standard errors of the paired difference from which on a set counts as worse than another."""
+
+_EQUAL = 2e-3
+"""Difference of worth that is not looked for."""
+
+_DOWN = 0.75
+"""Share of the passes for the way down."""
+
 
 @dataclass(frozen=True, slots=True)
 class FloatingSettings:
     """How much a floating search tries.
 
     Attributes:
-        prompts: prompts of a step.
+        prompts: prompts of a gradient, and of each round of a race.
         shortlist: changes that are tried in a step.
         reopened: sizes up to this multiple of the sufficient size are gone through upwards again.
         stride: far above the sufficient size, one in so many heads is closed at once.
@@ -71,6 +82,7 @@ class FloatingSearch:
         available: number of prompts there are.
         settings: how much is tried.
         limit: passes that the search may take; it goes down in any case, and up while it has some.
+            None for one round a step.
         sets: the best set known of every size visited.
         worths: what it was worth when it was last tried.
     """
@@ -110,23 +122,30 @@ class FloatingSearch:
         self.sets[0] = ()
         while len(current) > 1:
             step = max(1, len(current) // self.settings.stride)
-            current = self._closed(current, step)
+            left = max(1, _steps(len(current), self.settings))
+            current = self._closed(current, step, self._allowance(_DOWN, left))
             self.sets[len(current)] = self._down[len(current)] = current
             if progress is not None:
                 progress(heads - len(current), 2 * heads)
 
-    def _closed(self, current: HeadSet, step: int) -> HeadSet:
+    def _allowance(self, share: float, steps: int) -> int:
+        """Return the passes of the next of some steps that may take `share` of all passes."""
+        if self.limit is None:
+            return 0
+        return int((share * self.limit - self._spent) / steps)
+
+    def _closed(self, current: HeadSet, step: int, allowance: int) -> HeadSet:
         """Return the set with `step` heads closed."""
         if step > 1:
             gone = set(_ranked(current, self.score_A)[:step])
             return tuple(head for head in current if head not in gone)
-        rows = self._rows()
+        before, rows = self._spent, self._rows()
         listed: Sequence[int] = current
         if len(current) > self.settings.shortlist + _GRADIENT_COST:
             cost_A = self._changes(current, rows)
             listed = _shortlist(current, self.score_A, cost_A, self.settings.shortlist)
         trials = [tuple(head for head in current if head != out) for out in listed]
-        return self._best(trials, rows)
+        return self._best(trials, rows, allowance - (self._spent - before))
 
     def _ascend(self, progress: Progress | None) -> None:
         """Open heads from small sets up, over the sizes that matter."""
@@ -139,12 +158,18 @@ class FloatingSearch:
             step = (_GRADIENT_COST + self.settings.shortlist + 1) * self.settings.prompts
             if self.limit is not None and self._spent + step > self.limit:
                 return
-            rows = self._rows()
+            before, rows = self._spent, self._rows()
+            allowance = self._allowance(1.0, top - size)
             outside = [head for head in range(heads) if head not in set(current)]
             gain_A = self._changes(current, rows)
             listed = _shortlist(outside, -self.score_A, -gain_A, self.settings.shortlist)
             trials = [tuple(sorted((*current, head))) for head in listed]
-            self.sets[size + 1] = self._best([self.sets[size + 1], *trials], rows)
+            self.sets[size + 1] = self._best(
+                [self.sets[size + 1], *trials],
+                rows,
+                allowance - (self._spent - before),
+                defended=True,
+            )
             if progress is not None:
                 progress(heads + size * heads // max(1, top), 2 * heads)
 
@@ -156,14 +181,35 @@ class FloatingSearch:
         aim = best - 0.1 * (best - worst)
         return min(size for size, worth in self.worths.items() if worth >= aim)
 
-    def _best(self, trials: Sequence[HeadSet], rows: slice) -> HeadSet:
-        """Return the best of some sets of one size; the first of equal ones."""
-        distinct = list(dict.fromkeys(trials))
-        worth_G = self.trial(torch.stack([self._mask(own) for own in distinct]), rows)
-        self._spent += len(distinct) * (rows.stop - rows.start)
-        chosen = int(worth_G.argmax())
-        self.worths[len(distinct[chosen])] = float(worth_G[chosen])
-        return distinct[chosen]
+    def _best(
+        self, trials: Sequence[HeadSet], rows: slice, allowance: int, defended: bool = False
+    ) -> HeadSet:
+        """Return the best of some sets of one size, by a race; the first of equal ones.
+
+        Args:
+            trials: the sets.
+            rows: prompts of the first round.
+            allowance: passes of the race; the first round runs in any case.
+            defended: whether the first set is kept unless another is clearly better.
+        """
+        left = list(dict.fromkeys(trials))
+        worth_GN: Tensor | None = None
+        while True:
+            round_Gn = self.trial(torch.stack([self._mask(own) for own in left]), rows)
+            cost = len(left) * (rows.stop - rows.start)
+            self._spent, allowance = self._spent + cost, allowance - cost
+            worth_GN = round_Gn if worth_GN is None else torch.cat([worth_GN, round_Gn], 1)
+            kept = _in_the_race(worth_GN)
+            left, worth_GN = [left[g] for g in kept], worth_GN[kept]
+            full = worth_GN.shape[1] >= self.available
+            if len(left) == 1 or full or allowance < len(left) * self.settings.prompts:
+                break
+            rows = self._rows()
+        mean_G = worth_GN.mean(1)
+        # A set that was chosen before and is still in the race has not been clearly beaten.
+        chosen = 0 if defended and left[0] == trials[0] else int(mean_G.argmax())
+        self.worths[len(left[chosen])] = float(mean_G[chosen])
+        return left[chosen]
 
     def _changes(self, current: HeadSet, rows: slice) -> Tensor:
         """Return the first-order effect of opening every head at the current set [A]."""
@@ -194,6 +240,27 @@ def descent_cost(heads: int, settings: FloatingSettings) -> int:
             cost += min(size, _GRADIENT_COST + settings.shortlist)
         size -= step
     return max(1, cost)
+
+
+def _steps(size: int, settings: FloatingSettings) -> int:
+    """Return how many steps of the way down from `size` try several sets."""
+    steps = 0
+    while size > 1:
+        step = max(1, size // settings.stride)
+        steps += step == 1
+        size -= step
+    return steps
+
+
+def _in_the_race(worth_GN: Tensor) -> list[int]:
+    """Return the sets that may be the best, by paired differences to the one that leads."""
+    leader = int(worth_GN.mean(1).argmax())
+    behind_GN = worth_GN[leader] - worth_GN
+    mean_G = behind_GN.mean(1)
+    error_G = behind_GN.std(1) / max(1, worth_GN.shape[1]) ** 0.5
+    close_G = (mean_G <= _CLEAR * error_G) & (mean_G + _CLEAR * error_G > _EQUAL)
+    # What differs by next to nothing needs no further round.
+    return [g for g in range(len(worth_GN)) if g == leader or bool(close_G[g])]
 
 
 def _shortlist(heads: Sequence[int], score_A: Tensor, cost_A: Tensor, count: int) -> list[int]:

@@ -32,7 +32,7 @@ class Recorded:
     def trial(self, gates_GA: Tensor, rows: slice) -> Tensor:
         self.passes += len(gates_GA) * (rows.stop - rows.start)
         self.rows.append(rows)
-        return self.worth(gates_GA)
+        return self.worth(gates_GA)[:, None].expand(-1, rows.stop - rows.start)
 
     def gradient(self, gates_A: Tensor, rows: slice) -> Tensor:
         self.passes += 3 * (rows.stop - rows.start)
