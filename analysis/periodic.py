@@ -29,12 +29,13 @@ from headloc.tasks import Arithmetic
 from . import periodic_shown as shown
 from .base import Analysis, Findings, NotApplicable, Progress, Subject
 from .head_spaces import HeadSpace, coordinates_of, head_spaces, resampled_means, telling_heads
+from .periodic_shown import LeftOut
 from .regression import (
     TARGETS,
     fit_period,
     inside_span,
     left_out,
-    left_out_r_squared,
+    left_out_many,
     quadratures,
     readings,
     spectrum,
@@ -144,6 +145,10 @@ class Periodic(Analysis):
                     null_n = null_n4[:, column]
                     low, high = np.percentile(spread_R4[:, column].numpy(), (2.5, 97.5))
                     phase = fit.phases[column] if not degree else None
+                    held = None
+                    if phase is not None:
+                        wave_K = target(k_K, period, phase)
+                        held = _held(wave_K, own_1Kr, shuffled_nKr, resampled_RKr)
                     rows.append(
                         shown.Reading(
                             period=period,
@@ -153,9 +158,7 @@ class Periodic(Analysis):
                             r2=value,
                             low=float(low),
                             high=float(high),
-                            left_out=None
-                            if phase is None
-                            else left_out_r_squared(coordinates_Kr, target(k_K, period, phase)),
+                            left_out=held,
                             null_median=float(null_n.median()),
                             null_95=float(null_n.quantile(0.95)),
                             p=float((1 + (null_n >= value - 1e-12).sum()) / (1 + len(null_n))),
@@ -172,6 +175,14 @@ class Periodic(Analysis):
             circles=circles,
             components_Kr=coordinates_Kr.numpy(),
         )
+
+
+def _held(wave_K: Tensor, own_1Kr: Tensor, shuffled_nKr: Tensor, resampled_RKr: Tensor) -> LeftOut:
+    own, null, spread = (
+        left_out_many(many, wave_K).numpy() for many in (own_1Kr, shuffled_nKr, resampled_RKr)
+    )
+    low, high = np.percentile(spread, (2.5, 97.5))
+    return LeftOut(float(own[0]), float(low), float(high), float(np.percentile(null, 95)))
 
 
 def free_spectrum(

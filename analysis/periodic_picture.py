@@ -37,7 +37,8 @@ def draw_periods(heads: Sequence[HeadPeriods]) -> Figure:
             colour = drawing.ORANGE if row.control else drawing.BLUE
             axes.plot([x, x], [row.low, row.high], color=colour, lw=2)
             axes.plot([x], [row.r2], "o", color=colour, ms=5)
-            axes.plot([x], [max(row.left_out or 0.0, -0.05)], "x", color="#2b2f38", ms=5, mew=1.5)
+            held = row.left_out.r2 if row.left_out else 0.0
+            axes.plot([x], [max(held, -0.05)], "x", color="#2b2f38", ms=5, mew=1.5)
             axes.plot([x + 0.28], [beyond[row.period]], "^", color=drawing.GREEN, ms=4)
         axes.set_xticks(range(len(best)), [f"{row.period:.3g}" for row in best])
         axes.set_ylim(-0.08, 1.05)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,16 @@ BEST, WORST, BEYOND = "best phase", "worst phase", "best phase beyond a cubic"
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """R^2 for numbers left out of the fit, its 95 % interval, and its null's 95th percentile."""
+
+    r2: float
+    low: float
+    high: float
+    null_95: float
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """R^2 of one head at one period for one target, with its interval and permutation null.
 
@@ -39,7 +49,7 @@ class Reading:
         r2: the figure.
         low: lower end of its 95 % interval over the prompts behind the means.
         high: upper end.
-        left_out: R^2 for numbers left out of the fit, None beyond a cubic.
+        left_out: the same for numbers left out of the fit, None beyond a cubic.
         null_median: median with k shuffled.
         null_95: 95th percentile with k shuffled.
         p: share of shuffles that reach it.
@@ -53,7 +63,7 @@ class Reading:
     r2: float
     low: float
     high: float
-    left_out: float | None
+    left_out: LeftOut | None
     null_median: float
     null_95: float
     p: float
@@ -62,7 +72,7 @@ class Reading:
     @property
     def beyond_chance(self) -> bool:
         """Whether shuffled numbers do not reach it, and it holds for numbers left out."""
-        held = self.left_out is None or self.left_out > 0
+        held = self.left_out is None or self.left_out.low > 0
         return self.q <= LEVEL and held and self.low > self.null_95
 
 
@@ -125,7 +135,7 @@ class HeadPeriods:
 
     def strength(self) -> float:
         """Return the mean left-out R^2 of the periods that are no controls."""
-        own = [row.left_out or 0.0 for row in self.of(BEST) if not row.control]
+        own = [row.left_out.r2 for row in self.of(BEST) if row.left_out and not row.control]
         return float(np.mean(own)) if own else 0.0
 
 
@@ -143,9 +153,10 @@ def findings(
     return Findings(
         _scalars(heads),
         (
-            Table("periods", ("head", *(f.name for f in fields(Reading))),
-                  [[head.head, *(getattr(row, f.name) for f in fields(Reading))]
-                   for head in heads for row in head.rows],
+            Table("periods", ("head", "period", "control", "target", "phase", "r2", "low", "high",
+                              "null_median", "null_95", "p", "q", "left_out", "left_out_low",
+                              "left_out_high", "left_out_null_95"),
+                  [_row(head.head, row) for head in heads for row in head.rows],
                   f"R^2 of cos(2 pi k / period + phase) on {dimensions} coordinates of the "
                   f"{len(k_K)} task means: both quadratures, the phases where it is largest and "
                   "smallest, and the largest with a cubic in k taken out of both sides; 95 % "
@@ -177,8 +188,17 @@ def findings(
             Picture("components", "The task means along their first principal components; colour: "
                     "the number.", partial(picture.draw_components, drawn, k_K)),
         ),
-        _sentences(heads, k_K, permutations),
+        _sentences(
+            [head for head in heads if head.head in telling] or heads, k_K, permutations
+        ),
     )  # fmt: skip
+
+
+def _row(head: str, row: Reading) -> list[Any]:
+    held = row.left_out
+    rest = [None] * 4 if held is None else [held.r2, held.low, held.high, held.null_95]
+    return [head, row.period, row.control, row.target, row.phase, row.r2, row.low, row.high,
+            row.null_median, row.null_95, row.p, row.q, *rest]  # fmt: skip
 
 
 def _spectrum_rows(heads: Sequence[HeadPeriods]) -> list[list[Any]]:
@@ -200,7 +220,9 @@ def _scalars(heads: Sequence[HeadPeriods]) -> dict[str, float]:
             scalars |= {f"{key}/low": row.low, f"{key}/high": row.high, f"{key}/q": row.q,
                         f"{key}/null_95": row.null_95}  # fmt: skip
             if row.left_out is not None:
-                scalars[f"{key}/left_out"] = row.left_out
+                scalars[f"{key}/left_out"] = row.left_out.r2
+                scalars[f"{key}/left_out/low"] = row.left_out.low
+                scalars[f"{key}/left_out/high"] = row.left_out.high
         for degree, share in enumerate(head.trends, start=1):
             scalars[f"{head.head}/trend/{degree}"] = share
     return scalars
@@ -216,8 +238,8 @@ def _sentences(heads: Sequence[HeadPeriods], k_K: Array, permutations: int) -> t
     }  # fmt: skip
     said = [
         f"{name} ({_periods(rows)}): {sum(row.beyond_chance for _, row in rows)} of {len(rows)} "
-        f"readings are beyond chance ({permutations} permutations, q <= {LEVEL}) and predict "
-        f"numbers left out{_named(rows)}; beyond a cubic in k "
+        f"readings of heads that tell tasks apart are beyond chance ({permutations} permutations, "
+        f"q <= {LEVEL}) and predict numbers left out{_named(rows)}; beyond a cubic in k "
         f"{sum(row.beyond_chance for _, row in curved)} of {len(curved)}.{_size(heads, rows)}"
         for name, wanted in groups.items()
         if (rows := _of(heads, BEST, wanted)) and (curved := _of(heads, BEYOND, wanted))
@@ -226,15 +248,14 @@ def _sentences(heads: Sequence[HeadPeriods], k_K: Array, permutations: int) -> t
         (head, best, worst)
         for head in heads
         for best, worst in zip(head.of(BEST), head.of(WORST), strict=True)
-        if best.beyond_chance and worst.r2 > worst.null_95 and worst.left_out is not None
+        if best.beyond_chance and worst.r2 > worst.null_95
     ]
     if circles:
         head, best, worst = max(circles, key=lambda found: found[2].r2)
         said.append(
             f"The clearest circle has period {best.period:.4g} in {head.head}: R^2 {best.r2:.3f} "
             f"[{best.low:.3f}, {best.high:.3f}] at the best phase and {worst.r2:.3f} "
-            f"[{worst.low:.3f}, {worst.high:.3f}] at the worst, {worst.left_out:.3f} for numbers "
-            "left out."
+            f"[{worst.low:.3f}, {worst.high:.3f}] at the worst."
         )
     peaks = [(head.head, *peak) for head in heads for peak in head.spectrum.peaks()[:1]]
     if peaks:
@@ -251,7 +272,7 @@ def _sentences(heads: Sequence[HeadPeriods], k_K: Array, permutations: int) -> t
     if max((peak[1] for peak in peaks), default=0.0) > span / 2:
         said.append(
             f"The numbers span {span:.0f}: a period longer than {span / 2:.0f} does not come round "
-            "twice, so it cannot be told from a smooth curve through the numbers."
+            "twice, so these numbers show an arc or one turn of a circle, not that the code repeats."
         )
     return tuple(said)
 

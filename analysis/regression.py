@@ -119,6 +119,21 @@ def left_out_r_squared(coordinates_Kr: Tensor, target_K: Tensor) -> float:
     return float(1 - error_K.square().sum() / base_K.square().sum())
 
 
+def left_out_many(inside_RKr: Tensor, target_K: Tensor) -> Tensor:
+    """Return `left_out_r_squared` of a centred target on many sets of coordinates, [R].
+
+    Args:
+        inside_RKr: the sets (`inside_span` with a trend of degree 0).
+        target_K: the target.
+    """
+    count = len(target_K)
+    fitted_RK = torch.einsum("rkc,rjc,j->rk", inside_RKr, inside_RKr, target_K)
+    leverage_RK = (inside_RKr.square().sum(-1) + 1 / count).clamp(max=1 - 1e-9)
+    error_RK = (target_K - fitted_RK) / (1 - leverage_RK)
+    base_K = target_K * count / (count - 1)
+    return 1 - error_RK.square().sum(1) / base_K.square().sum()
+
+
 def inside_span(coordinates_RKr: Tensor, trend_Kp: Tensor) -> Tensor:
     """Return bases over the K points of what linear readouts of coordinates can be, [R, K, r].
 

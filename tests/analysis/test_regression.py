@@ -18,6 +18,7 @@ from headloc.analysis.regression import (
     fit_period,
     inside_span,
     left_out,
+    left_out_many,
     left_out_r_squared,
     quadratures,
     r_squared,
@@ -146,6 +147,10 @@ def test_left_out_predictions_are_those_of_thirty_refits() -> None:
     error = wanted - found
     expected = 1 - error.square().sum() / base.square().sum()
     assert left_out_r_squared(coordinates, wanted) == pytest.approx(float(expected))
+    many = torch.stack([coordinates, torch.randn_like(coordinates)])
+    found = left_out_many(inside_span(many, trend(K, 0)), wanted)
+    each = [left_out_r_squared(one, wanted) for one in many]
+    assert found.tolist() == pytest.approx(each)
 
 
 def test_noise_reaches_the_r_squared_that_the_null_says() -> None:
