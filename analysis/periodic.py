@@ -29,7 +29,7 @@ from headloc.tasks import Arithmetic
 from . import periodic_shown as shown
 from .base import Analysis, Findings, NotApplicable, Progress, Subject
 from .head_spaces import HeadSpace, coordinates_of, head_spaces, resampled_means, telling_heads
-from .periodic_shown import LeftOut
+from .periodic_values import BEYOND, HeadPeriods, LeftOut, Reading, Spectrum
 from .regression import (
     TARGETS,
     fit_period,
@@ -117,7 +117,7 @@ class Periodic(Analysis):
 
     def _head(
         self, space: HeadSpace, k_K: Tensor, periods: Sequence[float], seed: int
-    ) -> shown.HeadPeriods:
+    ) -> HeadPeriods:
         coordinates_Kr = coordinates_of(space, self.dimensions)
         generator = torch_generator(seed, "periodic", str(space.head))
         order_nK = torch.stack(
@@ -150,10 +150,10 @@ class Periodic(Analysis):
                         wave_K = target(k_K, period, phase)
                         held = _held(wave_K, own_1Kr, shuffled_nKr, resampled_RKr)
                     rows.append(
-                        shown.Reading(
+                        Reading(
                             period=period,
                             control=index >= len(self.periods),
-                            target=shown.BEYOND if degree else kind,
+                            target=BEYOND if degree else kind,
                             phase=phase,
                             r2=value,
                             low=float(low),
@@ -167,7 +167,7 @@ class Periodic(Analysis):
         circles = {
             period: left_out(coordinates_Kr, quadratures(k_K, period)).numpy() for period in periods
         }
-        return shown.HeadPeriods(
+        return HeadPeriods(
             head=str(space.head),
             rows=tuple(rows),
             trends=tuple(trend_shares(space.centred_KD, k_K, DEGREES)),
@@ -187,7 +187,7 @@ def _held(wave_K: Tensor, own_1Kr: Tensor, shuffled_nKr: Tensor, resampled_RKr: 
 
 def free_spectrum(
     points_KD: Tensor, k_K: Tensor, permutations: int, generator: torch.Generator
-) -> shown.Spectrum:
+) -> Spectrum:
     """Return the power at every period, with and without a linear trend in k taken out.
 
     The null shuffles k among the points (what is left of them, without the trend); its 95th
@@ -209,10 +209,10 @@ def free_spectrum(
         null_nF = spectrum(rest_KR[torch.stack(order)], k_K, frequencies.tolist(), degree)
         power_F = spectrum(points_KR, k_K, frequencies.tolist(), degree)
         found[degree] = (power_F.numpy(), float(null_nF.max(1).values.quantile(0.95)))
-    return shown.Spectrum(frequencies, found[0][0], found[0][1], found[1][0], found[1][1])
+    return Spectrum(frequencies, found[0][0], found[0][1], found[1][0], found[1][1])
 
 
-def _corrected(found: Sequence[shown.HeadPeriods]) -> list[shown.HeadPeriods]:
+def _corrected(found: Sequence[HeadPeriods]) -> list[HeadPeriods]:
     """Add q-values: Benjamini-Hochberg over all heads and periods, target by target."""
     by_target: dict[str, list[float]] = {}
     for head in found:

@@ -16,7 +16,7 @@ from . import drawing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from .periodic_shown import HeadPeriods
+    from .periodic_values import HeadPeriods
 
 Array = NDArray[np.float64]
 
