@@ -77,10 +77,12 @@ def group_bases(
 ) -> dict[tuple[str, str], list[Bases]]:
     """Return the bases of every arm by (mode, group), several for random ones.
 
-    Modes: onto a group, out of it (onto what the r dimensions hold beside it), and both with
-    random subspaces of the same size within the r dimensions.
+    Modes: onto a group, out of it (onto what the r dimensions hold beside it), all but it (its
+    full complement in everything that the head writes), and all three with random subspaces of the
+    same size within the r dimensions.
     """
     whole = [space.basis(size) for space in spaces]
+    reach = [space.reach_DR for space in spaces]
     found: dict[tuple[str, str], list[Bases]] = {("onto", "all r"): [whole]}
     for group in GROUPS:
         own = [feature_basis(space, k_K, size, group) for space in spaces]
@@ -91,8 +93,10 @@ def group_bases(
         ]
         found["onto", group] = [own]
         found["out of", group] = [_rest(own, whole)]
+        found["all but", group] = [_rest(own, reach)]
         found["onto random", group] = drawn
         found["out of random", group] = [_rest(bases, whole) for bases in drawn]
+        found["all but random", group] = [_rest(bases, reach) for bases in drawn]
     found["onto", "nothing"] = [[basis[:, :0] for basis in whole]]
     return found
 

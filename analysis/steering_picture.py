@@ -32,7 +32,7 @@ _COLOURS = (drawing.BLUE, drawing.ORANGE, drawing.GREEN, drawing.GREY)
 def draw_arms(arms: Sequence[Arm], resamples: Resamples) -> Figure:
     """Draw what is right in every arm; random subspaces are hollow, in the row of their group."""
     contexts = list(dict.fromkeys(arm.context for arm in arms))
-    figure = drawing.new_figure(drawing.WIDEST, 5.0)
+    figure = drawing.new_figure(drawing.WIDEST, 6.2)
     labels = dict.fromkeys(arm.label.replace(" random", "") for arm in arms)
     last = ("onto nothing",)
     rows = sorted(labels, key=lambda label: (label in last, " " in label and "whole" not in label))

@@ -90,8 +90,8 @@ def findings(
             Table("arms", ("context", "mode", "group", "measure", "accuracy", "low", "high", "n",
                            "sets"), table,
                   f"Answers with the edited heads projected onto feature groups within their "
-                  f"{size} dimensions, or onto what these hold beside the group. Vector: at layer "
-                  f"{layer}, times {dose:g}."),
+                  f"{size} dimensions, onto what these hold beside the group (out of), or onto all "
+                  f"but the group. Vector: at layer {layer}, times {dose:g}."),
             Table("errors", ("context", "mode", "group", "error", "share"), _error_rows(arms),
                   "Histogram of said minus right, over the answers that are numbers."),
             Table("steering", ("from_k", "to_k", "kind", "success"), _matrix_rows(moves, k_K),
@@ -106,8 +106,8 @@ def findings(
         ),
         (
             Picture("arms", "What is right about the answer when the heads are projected onto a "
-                    "feature group (onto), onto the rest of their subspace (out of), and, hollow, "
-                    "onto random subspaces of the same sizes.",
+                    "feature group (onto), the rest of their subspace (out of), or all else that "
+                    "they write (all but); hollow: random subspaces of the same sizes.",
                     partial(picture.draw_arms, arms, of_arms)),
             Picture("errors", "Errors of the answers in few-shot prompts, by arm.",
                     partial(picture.draw_errors, [a for a in arms if a.context == "few_shot"])),

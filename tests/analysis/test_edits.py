@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from headloc.analysis import subspaces_shown
-from headloc.analysis.arms import Arm
+from headloc.analysis.arms import Arm, group_bases
 from headloc.analysis.base import NotApplicable, Subject
 from headloc.analysis.features import feature_basis
 from headloc.analysis.head_spaces import chosen_heads, head_spaces, reliability, resampled_means
 from headloc.analysis.linear import principal_angles
 from headloc.analysis.mean_blocks import block_count
-from headloc.analysis.periodic import Periodic
+from headloc.analysis.periodic import Periodic, numbers_of
 from headloc.analysis.prompting import Edit, answers, edit_heads, label_columns, prompt_chunks
 from headloc.analysis.resampling import Resamples
 from headloc.analysis.steering import Steering, mean_edits, rewriting
@@ -234,6 +234,26 @@ def test_steering_has_every_pair_and_all_arms() -> None:
     for context in ("few_shot", "patch", "vector"):
         assert (context, "untouched", "", "exact") in arms
         assert (context, "onto", "all r", "exact") in arms
+        for mode in ("onto", "out of", "all but", "all but random"):
+            assert (context, mode, "unit digit", "exact") in arms
+
+
+def test_the_modes_of_a_group_divide_what_a_head_writes() -> None:
+    subject = tiny_subject(k_max=30)
+    spaces, numbers = head_spaces(subject), numbers_of(subject)
+    bases = group_bases(spaces, numbers, 4, random_sets=2, seed=0)
+    for index, space in enumerate(spaces):
+        for kind in ("", " random"):
+            for onto, out, rest in zip(
+                *(bases[f"{mode}{kind}", "magnitude"] for mode in ("onto", "out of", "all but")),
+                strict=True,
+            ):
+                own, beside, other = onto[index], out[index], rest[index]
+                assert (own.shape[1], beside.shape[1]) == (2, 2)
+                inside = own @ own.T + beside @ beside.T
+                torch.testing.assert_close(inside, space.basis(4) @ space.basis(4).T)
+                everything = own @ own.T + other @ other.T
+                torch.testing.assert_close(everything, space.reach_DR @ space.reach_DR.T)
 
 
 def test_projecting_on_everything_leaves_the_bundled_model_s_accuracy() -> None:
