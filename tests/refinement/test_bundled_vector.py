@@ -30,7 +30,7 @@ def test_the_learned_ranking_beats_aie_and_is_worse_at_no_size() -> None:
         selection=Kept(0.95),
         data=DataSettings(selection_prompts=256, test_prompts=150, held_out_prompts=150),
         verdict=VerdictSettings(random_sets=0),
-        trainer={"max_epochs": 8, "accelerator": "cpu", "enable_progress_bar": False},
+        trainer={"max_epochs": 16, "accelerator": "cpu", "enable_progress_bar": False},
         seed=5,
     )
     metrics = found.metrics
