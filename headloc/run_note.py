@@ -21,11 +21,26 @@ _FREE = ("output_dir", "resume", "logger", "callbacks", "yaml")
 """Settings that do not change what a run finds."""
 
 
-def mark_started(output_dir: Path, settings: Mapping[str, Any]) -> None:
-    """Note that a run began, unless one did before: what is killed from now on can be resumed."""
+def mark_started(output_dir: Path, settings: Mapping[str, Any]) -> bool:
+    """Note that a run began, unless one did before: what is killed from now on can be resumed.
+
+    Returns:
+        Whether there was no note before.
+    """
     path = output_dir / _NOTE
-    if not path.exists():
-        write_json(path, _note(settings, None))
+    if path.exists():
+        return False
+    write_json(path, _note(settings, None))
+    return True
+
+
+def unmark_started(output_dir: Path) -> None:
+    """Take the note back where nothing stands beside it: a run that is refused leaves nothing."""
+    if [path.name for path in (output_dir / FOLDER).glob("*")] == [_NOTE.name]:
+        (output_dir / _NOTE).unlink()
+    for folder in (output_dir / FOLDER, (output_dir / FOLDER).parent):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def was_started(output_dir: Path) -> bool:

@@ -18,7 +18,7 @@ from headloc.commands.build import (
 from headloc.errors import HeadlocError
 from headloc.files import usable_output_dir, write_json, write_text
 from headloc.ranks import Ranks, ranks_of
-from headloc.run_note import mark_started, was_started
+from headloc.run_note import mark_started, unmark_started, was_started
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -68,9 +68,22 @@ def finish(cfg: DictConfig, output_dir: Path) -> Finished:
     settings = _checked(cfg, folder)
     resume, ranks = settings["resume"], ranks_of(settings["trainer"])
     resume_from = _checkpoint(folder) if resume else None
-    if ranks.first:
-        mark_started(folder, settings)
+    noted = ranks.first and mark_started(folder, settings)
+    try:
+        return _finish(cfg, folder, settings, ranks, resume_from)
+    except Exception:
+        if noted:
+            unmark_started(folder)
+        raise
 
+
+def _finish(
+    cfg: DictConfig,
+    folder: Path,
+    settings: dict[str, Any],
+    ranks: Ranks,
+    resume_from: Path | None,
+) -> Finished:
     from headloc.journal import open_journal
     from headloc.reporting.console import Console
 
@@ -78,11 +91,11 @@ def finish(cfg: DictConfig, output_dir: Path) -> Finished:
     with console.stage("loading"):
         run_parts = _parts(cfg, settings, ranks)
     lm = run_parts["lm"]
-    if ranks.first and not resume:
+    if ranks.first and not settings["resume"]:
         # Of an earlier run: killed before its own first one, this run must not go on from it.
         (folder / CHECKPOINT).unlink(missing_ok=True)
     run_parts["journal"] = open_journal(
-        folder, settings, lm.source.fingerprint, resume=resume, writes=ranks.first
+        folder, settings, lm.source.fingerprint, resume=settings["resume"], writes=ranks.first
     )
     logger = _logger(settings, folder, ranks)
     try:
