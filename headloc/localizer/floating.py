@@ -40,6 +40,9 @@ _GRADIENT_COST = 3
 _CLEAR = 2.0
 """Standard errors of the paired difference from which on a set counts as worse than another."""
 
+_BETTER = 1.0
+"""Standard errors by which a set must beat the one that was chosen on the way down."""
+
 _EQUAL = 2e-3
 """Difference of worth that is not looked for."""
 
@@ -206,8 +209,10 @@ class FloatingSearch:
                 break
             rows = self._rows()
         mean_G = worth_GN.mean(1)
-        # A set that was chosen before and is still in the race has not been clearly beaten.
-        chosen = 0 if defended and left[0] == trials[0] else int(mean_G.argmax())
+        chosen = int(mean_G.argmax())
+        if defended and left[0] == trials[0] and _lead(worth_GN[chosen], worth_GN[0]) < _BETTER:
+            # It was chosen on other prompts: luck on these few is no reason to give it up.
+            chosen = 0
         self.worths[len(left[chosen])] = float(mean_G[chosen])
         return left[chosen]
 
@@ -250,6 +255,14 @@ def _steps(size: int, settings: FloatingSettings) -> int:
         steps += step == 1
         size -= step
     return steps
+
+
+def _lead(first_N: Tensor, second_N: Tensor) -> float:
+    """Return the mean of a paired difference in its standard errors; 0 for no difference."""
+    difference_N = first_N - second_N
+    mean = float(difference_N.mean())
+    error = float(difference_N.std()) / max(1, len(difference_N)) ** 0.5
+    return mean / error if error > 0 else float("inf") if mean > 0 else 0.0
 
 
 def _in_the_race(worth_GN: Tensor) -> list[int]:
