@@ -39,7 +39,8 @@ class Readout:
 
     Attributes:
         norm: the final norm.
-        weight_VD: unembedding U, a view of the model's own weight, in its precision.
+        weight_VD: unembedding U in single or double precision; the model's own weight, or for
+            half precision a copy.
         bias_V: b, or None.
         scale: constant of the family.
         cap_BV: frozen soft cap; None where there is none.
@@ -99,6 +100,8 @@ def readout_of(lm: FrozenLM, reading: StreamReading, target_B: Tensor) -> Readou
             "quantisation."
         )
     weight_VD, bias_V = affine(head)
+    # Once, and not at every product: for half precision this is a copy.
+    weight_VD = weight_VD.to(_wide(weight_VD))
     config = lm.model.config.get_text_config()
     scale = float(getattr(config, "logit_scale", None) or 1.0)
     scale /= float(getattr(config, "logits_scaling", None) or 1.0)
