@@ -48,15 +48,29 @@ class Journal:
         folder: where they are; None keeps nothing.
         resume: whether stages that lie there are used.
         writes: whether this process writes.
+        clear: removes what an earlier run left; called before anything is written, so that a run
+            that is refused before leaves the earlier one as it was.
     """
 
     def __init__(
-        self, folder: Path | None = None, *, resume: bool = False, writes: bool = True
+        self,
+        folder: Path | None = None,
+        *,
+        resume: bool = False,
+        writes: bool = True,
+        clear: Callable[[], None] | None = None,
     ) -> None:
         self._folder, self._writes = folder, writes and folder is not None
+        self._clear = clear
         # Looked up once, so that all processes of a run decide alike.
         found = folder.glob("*.safetensors") if folder is not None and resume else ()
         self._finished = {path.stem for path in found}
+
+    def begin(self) -> None:
+        """Give the stages of an earlier run up, unless that was done before."""
+        clear, self._clear = self._clear, None
+        if clear is not None:
+            clear()
 
     def once(
         self,
@@ -105,6 +119,7 @@ class Journal:
 
     def _write(self, name: str, entry: Entry, cost: StageCost) -> None:
         assert self._folder is not None  # `_writes` is false without one
+        self.begin()
         tensors = {key: entry.tensors[key].cpu().contiguous() for key in sorted(entry.tensors)}
         facts = json.dumps({"facts": dict(entry.facts), "cost": asdict(cost)}, sort_keys=True)
         content = save(tensors, metadata={"format": "pt", "headloc": facts})
@@ -112,9 +127,17 @@ class Journal:
 
 
 def open_journal(
-    output_dir: Path, settings: Mapping[str, Any], model: str, *, resume: bool, writes: bool
+    output_dir: Path,
+    settings: Mapping[str, Any],
+    model: str,
+    *,
+    resume: bool,
+    writes: bool,
+    checkpoint: Path | None = None,
 ) -> Journal:
     """Open the journal of a run; without `resume` what an earlier run left is removed.
+
+    It is removed when this run begins to keep something of its own, not before.
 
     Args:
         output_dir: output folder of the run.
@@ -122,6 +145,8 @@ def open_journal(
         model: fingerprint of its model.
         resume: whether an interrupted run is taken up.
         writes: whether this process writes.
+        checkpoint: gates of an earlier run, removed with its stages: killed before its own first
+            ones, this run must not go on from them.
 
     Raises:
         HeadlocError: when the run that is to be taken up had other settings or another model.
@@ -129,8 +154,14 @@ def open_journal(
     folder = output_dir / FOLDER
     if resume:
         check_note(output_dir, settings, model)
-    elif writes:
+        if writes:
+            write_note(output_dir, settings, model)
+        return Journal(folder, resume=True, writes=writes)
+
+    def clear() -> None:
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
-    if writes:
         write_note(output_dir, settings, model)
-    return Journal(folder, resume=resume, writes=writes)
+
+    return Journal(folder, writes=writes, clear=clear if writes else None)

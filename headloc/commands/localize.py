@@ -91,11 +91,13 @@ def _finish(
     with console.stage("loading"):
         run_parts = _parts(cfg, settings, ranks)
     lm = run_parts["lm"]
-    if ranks.first and not settings["resume"]:
-        # Of an earlier run: killed before its own first one, this run must not go on from it.
-        (folder / CHECKPOINT).unlink(missing_ok=True)
     run_parts["journal"] = open_journal(
-        folder, settings, lm.source.fingerprint, resume=settings["resume"], writes=ranks.first
+        folder,
+        settings,
+        lm.source.fingerprint,
+        resume=settings["resume"],
+        writes=ranks.first,
+        checkpoint=folder / CHECKPOINT,
     )
     logger = _logger(settings, folder, ranks)
     try:

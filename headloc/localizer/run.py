@@ -141,6 +141,7 @@ def localize(
     cost = TrainingCost(ledger)
     fitter = make_trainer(parts, [history, cost, *(callbacks or [])])
     prompts = prepare(parts, ledger, stages, journal)
+    journal.begin()
     module = make_module(parts, prompts, seed)
     with ledger.counting(lm, "train"):
         fit(parts, prompts, fitter, module, resume_from)
