@@ -35,8 +35,8 @@ _BACKWARD = 3
 _FIRST_ROUNDS = 0.35
 """Share of the refinement's passes for gradients and the first round of every race."""
 
-_LEAST = 8
-"""Fewest prompts of a round."""
+_LEAST = 2
+"""Fewest prompts of a round: two have a spread."""
 
 
 class Learned(Method):
