@@ -58,8 +58,8 @@ def test_position_free_attention_removes_a_planted_recency_bias() -> None:
     assert found["majority_gap/nats/value_boost/circuit"] != found["majority_gap/nats/none"]
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "phi3"])
-def test_the_analysis_runs_on_every_family_and_reports_both_accuracies(family: str) -> None:
+@pytest.mark.parametrize("family", ["gpt2", "phi3"])
+def test_the_analysis_runs_on_other_families_and_reports_both_accuracies(family: str) -> None:
     found = Bias(prompts=2, orders=2, random_sets=1).run(label_subject(family), quiet)
     kinds = {row[3] for t in found.tables if t.name == "accuracy" for row in t.rows}
     assert kinds == {"full vocabulary", "within labels"}

@@ -124,7 +124,7 @@ def test_windows_cover_all_layers_once() -> None:
 
 
 def test_texts_reach_their_labels_in_the_bundled_model() -> None:
-    found = Flow(prompts=24, fit_prompts=96, windows=2).run(bundled_label_subject(), quiet)
+    found = Flow(prompts=16, fit_prompts=96, windows=1).run(bundled_label_subject(), quiet)
     scalars = found.scalars
     assert scalars["untouched/accuracy_within_labels"] > 0.9
     own = [v for k, v in scalars.items() if k.startswith("probe/own") and k.count("/") == 2]

@@ -256,8 +256,8 @@ def test_the_bundled_models_heads_hold_towers() -> None:
         assert picture.draw().axes
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "phi3"])
-def test_the_analysis_runs_on_every_family(family: str) -> None:
+@pytest.mark.parametrize("family", ["gpt2", "phi3"])
+def test_the_analysis_runs_on_other_families(family: str) -> None:
     found = TowersAnalysis(prompts=8, random_sets=5, pictured_prompts=4).run(
         label_subject(family), quiet
     )
