@@ -22,7 +22,8 @@ from torch import Tensor
 from headloc.lm.batch import EncodedPrompt, TokenBatch, collate
 from headloc.lm.partial import reading_stream
 
-from .position_terms import ROTATIONS, Scheme, Scores, Seen, content_towers, seeing, split_scores
+from .attention_seen import Seen, seeing
+from .position_terms import ROTATIONS, Scheme, Scores, content_towers, split_scores
 from .query_key_maps import QueryKeyMap, query_key_map, unknown
 from .reading import prompt_only, read_heads_of
 

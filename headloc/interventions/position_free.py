@@ -22,7 +22,7 @@ from headloc.interventions.base import Intervention, require_some
 from headloc.lm.taps import tap_heads
 
 if TYPE_CHECKING:
-    from headloc.analysis.position_terms import Seen
+    from headloc.analysis.attention_seen import Seen
     from headloc.analysis.tower_reading import Towers
     from headloc.analysis.value_maps import ValueMap
     from headloc.lm.batch import TokenBatch
@@ -57,7 +57,7 @@ class _WithoutPosition:
     @contextmanager
     def applied(self, batch: TokenBatch) -> Iterator[None]:
         """Replace the heads' outputs at the predicting columns."""
-        from headloc.analysis.position_terms import seeing
+        from headloc.analysis.attention_seen import seeing
 
         layers = [self.lm.layout.layers[position].layer for position in self.chosen]
         real_BT = batch.mask_BT.to(self.lm.device).bool()

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from headloc.analysis.attention_seen import Seen, seeing
 from headloc.analysis.base import NotApplicable
 from headloc.analysis.bilinear import bilinear_spectrum
-from headloc.analysis.position_terms import Scheme, Seen, seeing, split_scores
+from headloc.analysis.position_terms import Scheme, split_scores
 from headloc.analysis.query_key_maps import QueryKeyMap
 from headloc.analysis.rank_correlation import head_correlation, prompt_correlation, spearman
 from headloc.analysis.reading import prompt_only, read_heads_of
@@ -91,7 +92,9 @@ def test_content_leaves_out_the_learned_position_that_the_stream_carries(family:
     batch = prompt_only(tiny_batch((9, 9)))
     towers = towers_of(lm, range(LAYERS))
     with seeing(lm, range(LAYERS)) as seen:
-        streams = lm.model(input_ids=batch.ids_BT, output_hidden_states=True).hidden_states
+        # A model of its own: transformers leaves hooks behind that collect hidden states.
+        model = tiny_model(family, dtype=DOUBLE)
+        streams = model(input_ids=batch.ids_BT, output_hidden_states=True).hidden_states
         lm.logits(batch)
     wpe_TD = lm.model.transformer.wpe.weight[:9]
     for position, block in enumerate(lm.model.transformer.h):
