@@ -41,7 +41,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 test: lint  ## Lint, type-check and run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 format: $(STAMP)  ## Format the code
 	$(BIN)/ruff check --fix .
