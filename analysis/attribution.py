@@ -102,6 +102,7 @@ class Attribution(Analysis):
 
     def run(self, subject: Subject, progress: Progress) -> Findings:
         """Answer the question."""
+        from .attribution_found import Found
         from .attribution_shown import findings
 
         lm, steps = subject.lm, _Steps(progress)
@@ -123,8 +124,10 @@ class Attribution(Analysis):
         compared = self._compared(subject, explained, scores, chunk, steps)
         curve = self._curve(subject, explained, scores, chunk, steps)
         steps.done()
-        return findings(self, subject, explained, scores, overall, classes, sources, texts,
-                        compared, curve)  # fmt: skip
+        return findings(
+            Found(self, subject, explained, scores, overall, tuple(classes), sources, texts,
+                  compared, tuple(curve))
+        )  # fmt: skip
 
     def _rows(self, lm: FrozenLM, batch: TokenBatch) -> int:
         fit = rows_that_fit(lm, batch.prompt_columns, self.memory * 2**30)

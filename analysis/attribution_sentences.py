@@ -10,12 +10,12 @@ import numpy as np
 from headloc.evaluation.intervals import Estimate
 from headloc.reporting.text import plural
 
-from .attribution_classes import ClassScores, CurvePoint
+from .attribution_classes import CurvePoint
 from .attribution_data import Explained
+from .attribution_found import Found
 from .attribution_read import PromptScores
 from .attribution_source_tables import group_means
 from .attribution_sources import Sources
-from .attribution_text import Texts
 from .resampling import Resamples
 from .score_comparison import NOTHING, RANDOM, Ablated, order_by
 from .vocabulary import words
@@ -25,29 +25,32 @@ if TYPE_CHECKING:
 
 
 def sentences(
-    options: Attribution,
-    explained: Explained,
-    scores: PromptScores,
-    overall: ClassScores,
-    classes: Sequence[ClassScores],
-    sources: Sources,
-    texts: Texts,
-    compared: Mapping[str, Ablated],
-    curve: Sequence[CurvePoint],
+    found: Found,
     estimates: Mapping[str, Estimate],
     shares: Mapping[str, tuple[float, float]],
-    draws: Resamples,
 ) -> tuple[str, ...]:
-    """Tell what is found, the most important first."""
-    count = len(explained.batch)
+    """Tell what is found, the most important first.
+
+    Args:
+        found: what was measured.
+        estimates: figures over all prompts.
+        shares: components that two classes share, and how many they would by chance.
+    """
+    options, explained, scores, sources = (
+        found.options,
+        found.explained,
+        found.scores,
+        found.sources,
+    )
+    overall, classes, draws = found.overall, found.classes, found.draws
     heads = scores.heads_NA.mean(0)
     best = [f"{h} ({heads[explained.lm.layout.index(h)]:+.2f})" for h in overall.heads[:5]]
     layer = int(np.argmax(scores.mlp_NL.mean(0)))
     told = [
-        f"{len(explained.batch)} of {explained.asked} prompts are explained"
+        f"{found.count} of {explained.asked} prompts are explained"
         + (" (those that the model answers correctly)." if options.known_only else "."),
         f"The answer's log-probability goes from {estimates['log_probability/embedding']} nats in "
-        f"the embedding to {estimates['log_probability/final']} at the end (n = {count}). "
+        f"the embedding to {estimates['log_probability/final']} at the end (n = {found.count}). "
         + _shares_said(estimates),
         f"The feed-forward block of layer {layer} adds the most of all such blocks, "
         f"{draws.mean(scores.mlp_NL[:, layer])} nats.",
@@ -55,7 +58,7 @@ def sentences(
     ]
     if overall.neurons:
         top = overall.neurons[0]
-        reading = texts.neurons["all", top.layer, top.neuron]
+        reading = found.texts.neurons["all", top.layer, top.neuron]
         told.append(
             f"The neuron that raises it the most is {top.neuron} of layer {top.layer}, by "
             f"{draws.mean(top.scores_n)} nats; it promotes {words(reading.top[:4])}. The "
@@ -83,7 +86,7 @@ def sentences(
         + " (neurons to first order)."
     )
     told += _on_sources(explained, scores, sources, draws)
-    told += _on_ablation(options, explained, compared, curve)
+    told += _on_ablation(options, explained, found.compared, found.curve)
     if scores.reason:
         told.append(f"Heads are not split by source position: {scores.reason}")
     if sources.reason:

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .attribution_classes import ClassScores, CurvePoint, expected_shared, shared
-from .attribution_data import Explained
+from .attribution_found import Found
 from .attribution_read import PromptScores
 from .attribution_source_tables import source_tables
-from .attribution_sources import Sources
 from .attribution_text import Texts
 from .base import Subject, Table
 from .neurons import neuron_sites, values_of
@@ -25,7 +24,6 @@ from .vocabulary import words
 if TYPE_CHECKING:
     from headloc.lm.frozen import FrozenLM
 
-    from .attribution import Attribution
 
 Rows = list[list[Any]]
 
@@ -38,24 +36,11 @@ def neuron_count(lm: FrozenLM) -> int:
     return sum(len(values_of(lm, site)[0]) for site in neuron_sites(lm) if not site.reason)
 
 
-def all_tables(
-    options: Attribution,
-    subject: Subject,
-    explained: Explained,
-    scores: PromptScores,
-    overall: ClassScores,
-    classes: Sequence[ClassScores],
-    sources: Sources,
-    texts: Texts,
-    compared: Mapping[str, Ablated],
-    compared_draws: Resamples | None,
-    curve: Sequence[CurvePoint],
-    draws: Resamples,
-    rows: Sequence[int],
-) -> tuple[Table, ...]:
+def all_tables(found: Found) -> tuple[Table, ...]:
     """Return every table that has rows."""
-    k = options.shown
-    found = [
+    subject, scores, texts = found.subject, found.scores, found.texts
+    draws, classes, k = found.draws, found.classes, found.options.shown
+    made = [
         Table("layers", ("layer", "attention", "attention_low", "attention_high", "attention_share",
                          "feed_forward", "feed_forward_low", "feed_forward_high",
                          "feed_forward_share", "neurons_up", "neurons_down", "attention_promotes",
@@ -64,12 +49,12 @@ def all_tables(
               "whole way from the embedding to the end, first-order terms of the layer's neurons "
               "above and below zero, and tokens that the mean output promotes."),
         Table("heads", ("head", "mean", "low", "high", "positive", "in_circuit", "promotes",
-                        "suppresses"), _heads(draws, subject, scores, texts, overall),
+                        "suppresses"), _heads(draws, subject, scores, texts, found.overall),
               "Mean log-probability increase of every head (nats), the share of prompts on which "
               "it is positive, and for chosen heads what their mean output writes."),
         Table("neurons", ("class", "layer", "neuron", "mean", "low", "high", "coefficient",
                           "promotes", "suppresses"),
-              _neurons(subject, (overall, *classes), texts, k),
+              _neurons(subject, (found.overall, *classes), texts, k),
               "Feed-forward neurons by mean log-probability increase over the prompts of a class."),
         Table("classes", ("class", "prompts", "log_probability", "attention_share",
                           "feed_forward_share", "heads", "neurons", "heads_cancelled"),
@@ -78,25 +63,26 @@ def all_tables(
               _shared(subject.lm, classes, k), f"How many of the top {k} two classes share, and "
               "how many two random lists would."),
     ]  # fmt: skip
-    found += source_tables(subject.lm, explained, scores, sources, texts, rows, k)
-    if compared_draws is not None:
-        found.append(
+    made += source_tables(subject.lm, found.explained, scores, found.sources, texts, found.rows, k)
+    if found.compared_draws is not None:
+        made.append(
             Table("scores", ("score", "mrr", "mrr_low", "mrr_high", "probability",
                              "probability_low", "probability_high", "log_probability",
                              "log_probability_low", "log_probability_high", "more_left",
                              "more_left_low", "more_left_high", "n"),
-                  _comparison(compared_draws, compared),
-                  f"The answer with each prompt's {options.ablated} best neurons zeroed, by score; "
-                  "neurons are chosen and zeroed on the same prompt. Last: how much more of its "
-                  "log-probability is left than by log-probability increase, paired.")
+                  _comparison(found.compared_draws, found.compared),
+                  f"The answer with each prompt's {found.options.ablated} best neurons zeroed, "
+                  "by score; neurons are chosen and zeroed on the same prompt. Last: how much more "
+                  "of its log-probability is left than by log-probability increase, paired.")
         )  # fmt: skip
-    if curve:
-        found.append(
+    if found.curve:
+        made.append(
             Table("curve", ("what", "arm", "zeroed", "log_probability", "low", "high", "accuracy",
-                            "accuracy_low", "accuracy_high", "n"), _curve(curve, subject.seed),
+                            "accuracy_low", "accuracy_high", "n"),
+                  _curve(found.curve, subject.seed),
                   "Components zeroed that were chosen on the other half of each class's prompts.")
         )  # fmt: skip
-    return tuple(table for table in found if table.rows)
+    return tuple(table for table in made if table.rows)
 
 
 def _layers(draws: Resamples, scores: PromptScores, texts: Texts) -> Rows:
