@@ -18,11 +18,14 @@ from typing import Any
 
 from headloc.errors import HeadlocError
 
+_PARTIAL = ".partial"
+"""End of the names of files and folders that are being written."""
+
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(_PARTIAL, f".{path.name}.", path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -67,12 +70,12 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     An earlier folder of that name stays until the new one is complete.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    temporary = Path(tempfile.mkdtemp(_PARTIAL, f".{path.name}.", path.parent))
     try:
         fill(temporary)
         os.chmod(temporary, 0o777 & ~_umask())
         if path.exists():
-            retired = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+            retired = Path(tempfile.mkdtemp(_PARTIAL, f".{path.name}.old.", path.parent))
             os.replace(path, retired / path.name)
             os.replace(temporary, path)
             shutil.rmtree(retired)
@@ -81,6 +84,15 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what a killed process was writing into a folder, or into one below it."""
+    for path in [*folder.rglob(f".*{_PARTIAL}")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def read_json(path: Path, what: str) -> Any:

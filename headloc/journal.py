@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from headloc.files import write_bytes
+from headloc.files import remove_partial, write_bytes
 from headloc.lm.ledger import StageCost, TokenLedger
 from headloc.run_note import FOLDER, check_note, write_note
 
@@ -155,6 +155,7 @@ def open_journal(
     if resume:
         check_note(output_dir, settings, model)
         if writes:
+            remove_partial(output_dir)
             write_note(output_dir, settings, model)
         return Journal(folder, resume=True, writes=writes)
 

@@ -15,7 +15,7 @@ Shapes: G gate sets, S seeds, W penalties, N sizes of the curve, A heads in flat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,13 +24,13 @@ from torch import Tensor
 
 from headloc.bank.ranking import elbow, order_of, relative_ranks, sizes_of
 from headloc.bank.result import Candidate, CurvePoint, GateSet, PathResult, Spread, reaches
-from headloc.bank.running import BankRunner
 from headloc.bank.settings import Member, PathSparsity
 from headloc.localizer.module import OPEN
-from headloc.objectives import PromptSet
-from headloc.objectives.prompts import Progress
 
 HeadSet = tuple[int, ...]
+
+Accuracies = Callable[[list[HeadSet]], list[float]]
+"""The accuracy of every head set, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +62,15 @@ class TrainedBank:
 
 
 def find_path(
-    runner: BankRunner,
-    prompts: PromptSet,
-    bank: TrainedBank,
-    options: PathSparsity,
-    full: float,
-    progress: Progress | None = None,
+    accuracies: Accuracies, bank: TrainedBank, options: PathSparsity, full: float
 ) -> PathResult:
     """Score a bank on the selection prompts and choose a circuit.
 
     Args:
-        runner: runs gate sets side by side.
-        prompts: the selection prompts.
+        accuracies: gives the accuracy of every head set on the selection prompts.
         bank: the trained gate sets.
         options: what the circuit must keep and how stable it must be.
-        full: accuracy of the untouched model on these prompts.
-        progress: called with (head sets scored, in all).
+        full: accuracy of the untouched model on the same prompts.
     """
     ranks_SA = bank.seed_ranks()
     mean_A = ranks_SA.mean(0)
@@ -90,7 +83,9 @@ def find_path(
     ]
     tops = [_tops(mean_A, sizes), *(_tops(own_A, sizes) for own_A in ranks_SA)]
     wanted = [*emitted, *(heads for heads, _, _ in proposals), *(h for top in tops for h in top)]
-    worth = _scored(runner, prompts, wanted, progress)
+    # A set that is named several times is scored once.
+    distinct = list(dict.fromkeys(wanted))
+    worth = dict(zip(distinct, accuracies(distinct), strict=True))
     curve = [
         CurvePoint(size, worth[mean], Spread.of([worth[heads] for heads in own]))
         for size, mean, *own in zip(sizes, *tops, strict=True)
@@ -165,15 +160,6 @@ def _lowest(share_A: Tensor, heads: HeadSet) -> float:
 def _tops(score_A: Tensor, sizes: Sequence[int]) -> list[HeadSet]:
     order = order_of(score_A)
     return [tuple(sorted(order[:size])) for size in sizes]
-
-
-def _scored(
-    runner: BankRunner, prompts: PromptSet, sets: Sequence[HeadSet], progress: Progress | None
-) -> dict[HeadSet, float]:
-    """Return the accuracy of every head set; one that is named several times is run once."""
-    distinct = list(dict.fromkeys(sets))
-    accuracies = runner.accuracies(prompts, distinct, progress)
-    return dict(zip(distinct, accuracies, strict=True))
 
 
 def _gate_sets(

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from headloc.bank.module import BankLocalizer
 from headloc.bank.result import PathResult
-from headloc.bank.search import TrainedBank, find_path
+from headloc.bank.search import HeadSet, TrainedBank, find_path
 from headloc.bank.settings import PathSparsity
 from headloc.evaluation.scoring import score
-from headloc.journal import Entry
+from headloc.journal import Entry, Journal
+from headloc.lm.ledger import TokenLedger
 from headloc.localizer.history import GateHistory
 from headloc.localizer.module import GateTraining
 from headloc.localizer.parts import Parts
@@ -36,7 +38,7 @@ class Found:
     path: PathResult | None = None
 
     def pack(self) -> Entry:
-        """Return what a journal keeps; a path is found again instead."""
+        """Return what a journal keeps of a choice that is no path's."""
         facts = {"heads": self.heads, "selection": dict(self.selection)}
         return Entry({"gates": self.gates, "scores": self.scores}, facts)
 
@@ -53,12 +55,28 @@ def find(
     history: GateHistory,
     module: GateTraining,
     progress: Progress,
+    journal: Journal,
+    ledger: TokenLedger,
 ) -> Found:
-    """Choose the heads: by the path of a bank, else by the selection rule."""
+    """Choose the heads by the path of a bank, else by the selection rule.
+
+    What an interrupted run has scored or chosen is read from the journal.
+    """
+    keep = partial(journal.once, ledger=ledger, stage="selection")
     if not isinstance(parts.sparsity, PathSparsity) or not isinstance(module, BankLocalizer):
-        return select(parts, prompts, history, progress)
+        choose = partial(select, parts, prompts, history, progress)
+        return keep("selection", choose, Found.pack, Found.unpack)
+
+    def accuracies(sets: list[HeadSet]) -> list[float]:
+        return keep(
+            "path",
+            lambda: module.runner.accuracies(prompts.selection, sets, progress),
+            lambda values: Entry(facts={"accuracies": values}),
+            lambda entry: entry.facts["accuracies"],
+        )
+
     bank = TrainedBank(module.members, *history.averaged(parts.verdict.average_epochs))
-    path = find_path(module.runner, prompts.selection, bank, parts.sparsity, prompts.full, progress)
+    path = find_path(accuracies, bank, parts.sparsity, prompts.full)
     chosen = path.recommended
     rule = {"rule": "path", "keep": path.keep, "stable_share": path.stable_share, **chosen.origin}
     return Found(list(chosen.heads), path.gates, path.ranking, rule, path)

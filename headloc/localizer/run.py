@@ -14,7 +14,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +33,17 @@ from headloc.journal import Journal
 from headloc.lm.frozen import FrozenLM
 from headloc.lm.keeping import PrefixKeeper
 from headloc.lm.ledger import TokenLedger
-from headloc.localizer.choice import Found, find
+from headloc.localizer.choice import find
 from headloc.localizer.circuits import make_circuit, size_metrics
 from headloc.localizer.fitting import fit, make_module, make_trainer
 from headloc.localizer.history import GateHistory, TrainingCost
-from headloc.localizer.module import GateTraining, OptimizerSettings
+from headloc.localizer.module import OptimizerSettings
 from headloc.localizer.parts import Parts, check_parts, cover_mlps, settled
-from headloc.localizer.prompt_sets import Prompts, prepare
+from headloc.localizer.prompt_sets import prepare
 from headloc.localizer.replicates import reference_metrics, replicate, search_greedily
 from headloc.localizer.selection import Auto, Selection
 from headloc.localizer.settings import DataSettings, VerdictSettings
 from headloc.objectives import InPlace, Objective
-from headloc.objectives.prompts import Progress
 from headloc.stages import Stages, silent
 from headloc.tasks import TaskFamily
 
@@ -152,7 +150,7 @@ def localize(
             "Give a larger trainer.max_epochs or trainer.max_steps."
         )
     with ledger.counting(lm, "selection"), stages("selecting heads") as progress:
-        found = _choose(parts, prompts, history, module, progress, journal, ledger)
+        found = find(parts, prompts, history, module, progress, journal, ledger)
     with ledger.counting(lm, "verdict"):
         verdicts = judge_task(
             parts.objective,
@@ -183,21 +181,3 @@ def localize(
     circuit = make_circuit(parts, found, seed, metrics)
     stable = tuple(make_circuit(parts, other, number, {}) for number, other in replicates)
     return Localization(circuit, verdicts, history, ledger, metrics, stable, greedy, found.path)
-
-
-def _choose(
-    parts: Parts,
-    prompts: Prompts,
-    history: GateHistory,
-    module: GateTraining,
-    progress: Progress,
-    journal: Journal,
-    ledger: TokenLedger,
-) -> Found:
-    """Choose the heads, or read what an interrupted run chose; a path is always found again."""
-    choose = partial(find, parts, prompts, history, module, progress)
-    if isinstance(parts.sparsity, PathSparsity):
-        return choose()
-    return journal.once(
-        "selection", choose, Found.pack, Found.unpack, ledger=ledger, stage="selection"
-    )

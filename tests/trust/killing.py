@@ -2,13 +2,13 @@
 
     python -m tests.trust.killing --kills 30 --seed 0
 
-A run is killed (SIGKILL) at a moment drawn evenly from the time that the uninterrupted run takes,
-and started again with `resume=true`, until it ends by itself; then the next begins, until there
-have been enough kills.  Every process is forked from one that has imported everything, so that the
-moments fall into the work and not into the imports.
+A run is killed (SIGKILL) and started again with `resume=true`, twice at most, then left to end, and
+the next begins, until there have been enough kills.  A moment is drawn evenly within a stage of the
+uninterrupted run, and the stage evenly, so that short ones are hit as well.  Every process is
+forked from one that has imported everything: the moments fall into the work, not the imports.
 
-Compared byte by byte: the gates, heads.csv and outcomes.csv; and the circuit and the metrics, apart
-from the wall-clock time.
+Compared byte by byte: every table and every file of tensors that the run leaves as its result; and
+its JSON files, apart from the wall-clock time.
 """
 
 from __future__ import annotations
@@ -31,8 +31,6 @@ from tests.commands.runs import SMALL
 
 ARGUMENTS = ("localize", "debug=fast", "logger=none", *SMALL, "trainer.max_epochs=4",
              "verdict.greedy=true", "verdict.greedy_share=0.5")  # fmt: skip
-SAME_BYTES = ("circuit/gates.safetensors", "heads.csv", "outcomes.csv",
-              "replicates/1/gates.safetensors")  # fmt: skip
 _CLOCK = "time/seconds"
 
 
@@ -68,6 +66,13 @@ def wait(child: int, seconds: float | None = None) -> int | None:
     return None
 
 
+def finishes(folder: Path) -> list[float]:
+    """Return when a run finished its stages, and last its report, by the clock."""
+    stages = (folder / "checkpoints" / "stages").glob("*.safetensors")
+    others = (folder / "checkpoints" / "gates.ckpt", folder / "circuit", folder / "report.html")
+    return [path.stat().st_mtime for path in (*stages, *others)]
+
+
 def reached(folder: Path) -> str:
     """Return the last stage that a run has finished."""
     if (folder / "circuit").is_dir():
@@ -81,18 +86,29 @@ def reached(folder: Path) -> str:
     return "training" if trained else stages[-1].stem if stages else "started"
 
 
+def results(folder: Path) -> set[str]:
+    """Return the files of a run that hold results: tables, tensors and JSON."""
+    return {
+        str(path.relative_to(folder)) for path in folder.rglob("*")
+        if path.suffix in (".csv", ".safetensors", ".json")
+        and path.relative_to(folder).parts[0] not in ("checkpoints", "wandb")
+    }  # fmt: skip
+
+
 def differences(folder: Path, reference: Path) -> list[str]:
     """Return what differs between two finished runs."""
-    found = [
-        name for name in SAME_BYTES
-        if (folder / name).read_bytes() != (reference / name).read_bytes()
-    ]  # fmt: skip
-    for name in ("metrics.json", "circuit/circuit.json", "replicates/1/circuit.json"):
-        own, other = (_without_clock(path / name) for path in (folder, reference))
-        found += [f"{name}: {key}" for key in own.keys() | other.keys()
-                  if own.get(key) != other.get(key)]  # fmt: skip
+    expected = results(reference)
+    found = [f"{name}: in one of them only" for name in expected ^ results(folder)]
+    for name in sorted(expected & results(folder)):
+        if name.endswith(".json"):
+            own, other = (_without_clock(path / name) for path in (folder, reference))
+            found += [f"{name}: {key}" for key in own.keys() | other.keys()
+                      if own.get(key) != other.get(key)]  # fmt: skip
+        elif (folder / name).read_bytes() != (reference / name).read_bytes():
+            found.append(name)
     if not (folder / "report.html").read_text().rstrip().endswith("</html>"):
         found.append("report.html")
+    found += [f"{path.name}: left half written" for path in folder.rglob(".*.partial")]
     return found
 
 
@@ -118,25 +134,27 @@ def main() -> int:
     interrupted: Counter[str] = Counter()
     wrong: list[str] = []
     with tempfile.TemporaryDirectory() as place:
-        reference, begun = Path(place) / "reference", time.monotonic()
+        reference, begun = Path(place) / "reference", time.time()
         assert wait(start(reference, options)) == 0, reference.with_suffix(".log").read_text()
-        whole = time.monotonic() - begun
+        moments = [0.0, *sorted(moment - begun for moment in finishes(reference))]
         number = 0
         while sum(interrupted.values()) < given.kills:
             folder, number = Path(place) / str(number), number + 1
             status, more = None, []
-            while status is None:
-                status = wait(
-                    start(folder, [*options, *more]), float(rng.uniform(0.1, 1.0)) * whole
-                )
-                if status is None:
-                    interrupted[reached(folder)] += 1
-                    more = ["resume=true"] if (folder / "checkpoints").is_dir() else []
+            for last in (False, False, True):
+                stage = int(rng.integers(len(moments) - 1))
+                moment = None if last else float(rng.uniform(*moments[stage : stage + 2]))
+                status = wait(start(folder, [*options, *more]), moment)
+                if status is not None:
+                    break
+                interrupted[reached(folder)] += 1
+                more = ["resume=true"] if (folder / "checkpoints").is_dir() else []
             if status:
                 wrong.append(folder.with_suffix(".log").read_text()[-2000:])
             else:
                 wrong += differences(folder, reference)
-    print(f"{sum(interrupted.values())} kills in {number} runs of {whole:.1f} s, after the stage:")
+    kills = sum(interrupted.values())
+    print(f"{kills} kills in {number} runs of {moments[-1]:.1f} s, after the stage:")
     for stage, count in interrupted.most_common():
         print(f"  {stage:<18} {count}")
     print(f"{len(wrong)} differences from the uninterrupted run")

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from headloc.errors import HeadlocError
+from headloc.files import write_folder, write_text
 from headloc.journal import Entry, Journal, open_journal
 from headloc.lm.ledger import StageCost, TokenLedger
 from headloc.run_note import FOLDER, mark_started, was_started
@@ -56,6 +57,46 @@ def test_finished_stages_are_not_made_again(
     assert after == before
     for name in ("heads.csv", "outcomes.csv", "circuit/gates.safetensors"):
         assert (folder / name).read_bytes() == (finished / name).read_bytes()
+
+
+def test_what_a_killed_process_was_writing_is_cleared(
+    headloc: Headloc, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "out"))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", killed)
+        patch.setattr("pathlib.Path.unlink", lambda *_, **__: None)
+        patch.setattr("shutil.rmtree", lambda *_, **__: None)
+        with pytest.raises(KeyboardInterrupt):
+            write_text(folder / "heads.csv", "half")
+        with pytest.raises(KeyboardInterrupt):
+            write_folder(folder / "circuit", lambda place: write_text(place / "x", "half"))
+    assert len(list(folder.rglob(".*.partial"))) > 1
+    assert headloc(*quick(folder, "resume=true")).status == 0
+    assert contents(folder).keys() == contents(finished).keys()
+
+
+def test_a_path_is_not_scored_again(
+    headloc: Headloc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headloc.bank.running import BankRunner
+
+    options = ("sparsity=path", "sparsity.weights=[0.02,0.2]", "verdict.replicates=0")
+    assert headloc(*quick(tmp_path, *options)).status == 0
+    before = contents(tmp_path)
+
+    def scored(*_: object) -> None:
+        raise RuntimeError("scored again")
+
+    monkeypatch.setattr(BankRunner, "accuracies", scored)
+    result = headloc(*quick(tmp_path, *options, "resume=true"))
+    assert result.status == 0, result.err
+    for name in ("path.csv", "heads.csv", "circuit/gates.safetensors"):
+        assert contents(tmp_path)[name] == before[name]
 
 
 def test_a_run_that_had_saved_nothing_starts_from_the_beginning(
