@@ -9,9 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_LONGEST = 4000
+"""Characters of a message; what a broken file holds may be quoted in it, at any length."""
+
 
 class HeadlocError(Exception):
     """A mistake in what the user gave, or a limit of headloc, with what to do about it."""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        left_out = len(text) - _LONGEST
+        if left_out <= 0:
+            return text
+        half = _LONGEST // 2
+        return f"{text[:half]} [{left_out} characters left out] {text[-half:]}"
 
 
 class UnsupportedModelError(HeadlocError):

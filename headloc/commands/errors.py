@@ -41,7 +41,8 @@ def explain_composition(error: BaseException, own_files: bool) -> str | None:
         place = "" if mark is None else f"{mark.name}, line {mark.line + 1}: "
         what = getattr(error, "problem", None) or str(error).splitlines()[0]
         return f"The configuration is not valid YAML. {place}{what}. Correct it there."
-    if own_files and isinstance(error, ValueError | TypeError | AttributeError | RecursionError):
+    # Hydra and OmegaConf raise nearly anything on files of the wrong form.
+    if own_files and isinstance(error, Exception):
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         return (
             f"The configuration cannot be composed: {first}. Check the files of --config-dir: each "

@@ -67,7 +67,7 @@ def attempt(target: Target, folder: Path, number: int, seed: int) -> str | Findi
             target.read(folder)
     except HeadlocError as error:
         message = str(error)
-        if not message.strip() or len(message) > 20_000:
+        if not message.strip() or len(message) > 5_000:
             return Finding(target.name, broken, number, f"message of {len(message)}", "", content)
         return "refused"
     except KeyboardInterrupt:

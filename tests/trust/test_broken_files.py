@@ -19,7 +19,7 @@ from headloc.circuit import Circuit
 from headloc.errors import HeadlocError
 from headloc.files import read_json
 from headloc.lm.checkpoint import check_folder
-from headloc.tasks import Pairs, rebuild_task
+from headloc.tasks import Labels, Pairs, rebuild_task
 from tests.circuit.made import tiny_circuit
 from tests.commands.runs import Headloc
 from tests.tiny import tiny_lm
@@ -90,6 +90,19 @@ def test_mutations_can_be_made_again_and_differ() -> None:
     made = [mutate(content, np.random.default_rng(n)) for n in range(200)]
     assert made == [mutate(content, np.random.default_rng(n)) for n in range(200)]
     assert len(set(made)) > 150
+
+
+def test_a_message_stays_short_and_keeps_its_ends(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    rows = [f"word{i},{'ab'[i % 2]}" for i in range(12)]
+    path.write_text("\n".join(["text,class", *rows, "long," + "x" * 50_000]))
+    with pytest.raises(HeadlocError) as caught:
+        Labels(str(path)).check_items(items="fit")
+    message = str(caught.value)
+    assert len(message) < 5_000
+    assert "xxx" in message
+    assert "characters left out" in message
+    assert str(HeadlocError("short")) == "short"
 
 
 class _Runs:
@@ -199,9 +212,10 @@ def test_an_index_that_points_elsewhere_is_refused(name: str, tmp_path: Path) ->
         (b"a: 1\na: 2\n", "duplicate key a"),
         (b"\xaa\xff", "utf-8"),
         (b"[" * 3000, "cannot be composed"),
+        (b"# @package [[[[", "cannot be composed"),
         (b"!!python/object/apply:os.system ['true']\n", "python/object"),
     ],
-    ids=["open", "twice", "bytes", "nested", "object"],
+    ids=["open", "twice", "bytes", "nested", "package", "object"],
 )
 def test_a_configuration_that_is_no_yaml_is_told(
     content: bytes, told: str, headloc: Headloc, tmp_path: Path
