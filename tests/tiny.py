@@ -56,13 +56,7 @@ _COMMON = {
 }
 _SLIDING = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
 _MOE = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2}
-_MLA = {
-    "kv_lora_rank": 12,
-    "q_lora_rank": 16,
-    "qk_rope_head_dim": 4,
-    "qk_nope_head_dim": 6,
-    "v_head_dim": 7,
-    "num_key_value_heads": HEADS,
+_SPARSE = {
     "n_routed_experts": 4,
     "num_experts_per_tok": 2,
     "n_shared_experts": 1,
@@ -71,6 +65,17 @@ _MLA = {
     "n_group": 1,
     "topk_group": 1,
 }
+_MLA = {
+    "kv_lora_rank": 12,
+    "q_lora_rank": 16,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 6,
+    "v_head_dim": 7,
+    "num_key_value_heads": HEADS,
+    **_SPARSE,
+}
+_ROPE = {"rope_type": "default", "rope_theta": 1e4, "llama_4_scaling_beta": 0.1,
+         "original_max_position_embeddings": 64}  # fmt: skip
 _GPT2 = {"n_embd": 32, "n_layer": LAYERS, "n_head": HEADS, "n_positions": 64}
 
 
@@ -113,6 +118,7 @@ SPECS: dict[str, Spec] = {
     "gemma3": _head_dim("gemma3_text", query_pre_attn_scalar=12, **_SLIDING),
     "glm": _head_dim("glm", 8, partial_rotary_factor=0.5),
     "glm4": _head_dim("glm4", 8, partial_rotary_factor=0.5, attention_bias=True),
+    "glm4_moe": _head_dim("glm4_moe", 8, partial_rotary_factor=0.5, **_SPARSE),
     "gpt2": _gpt("gpt2"),
     "gpt_bigcode": Spec("gpt_bigcode", kv_heads=1, options=_GPT2, common=False),
     "gpt_neo": Spec(
@@ -132,10 +138,13 @@ SPECS: dict[str, Spec] = {
     "gpt_oss": _head_dim("gpt_oss", 12, num_local_experts=4, num_experts_per_tok=2, **_SLIDING),
     "gptj": _gpt("gptj", rotary_dim=4),
     "granite": Spec("granite", options={"residual_multiplier": 0.5, "attention_multiplier": 0.3}),
+    "granitemoe": Spec("granitemoe", options=_MOE),
     "helium": _head_dim("helium", 8),
     "llama": Spec("llama"),
     "llama_mha": Spec("llama", kv_heads=HEADS, options={"num_key_value_heads": HEADS}),
     "llama_wide": _head_dim("llama", attention_bias=True),
+    "ministral": _head_dim("ministral", 8, **_SLIDING),
+    "ministral3": _head_dim("ministral3", 12, rope_parameters=_ROPE),
     "mistral": Spec("mistral", options={"sliding_window": WINDOW}),
     "mixtral": Spec("mixtral", options=_MOE),
     "mpt": Spec(

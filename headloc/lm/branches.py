@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from headloc.errors import HeadlocError
+from headloc.errors import HeadlocError, UnsupportedModelError
 from headloc.lm.batch import EncodedPrompt, TokenBatch, collate, last_columns
 
 if TYPE_CHECKING:
@@ -70,12 +70,24 @@ def branch_logits(
 
 
 def supports_branches(lm: FrozenLM) -> bool:
-    """Whether branches give the logits of separate rows, by trying it on a few tokens.
+    """Whether branches give the logits of separate rows, by trying it on a few tokens."""
+    try:
+        require_branches(lm)
+    except UnsupportedModelError:
+        return False
+    return True
+
+
+def require_branches(lm: FrozenLM) -> None:
+    """Make sure that branches give the logits of separate rows, by trying it on a few tokens.
 
     A branch that saw its neighbours would attend to the last token several times over.
+
+    Raises:
+        UnsupportedModelError: when they do not, with what was found.
     """
     if not lm.supports_prefix_cache:
-        return False
+        raise _unsupported(lm, "the model runs without a prefix cache, which branches share")
     ids = [tuple((5 * i + 2) % lm.vocab_size for i in range(n)) for n in _PROBE_LENGTHS]
     prompts = [EncodedPrompt(row, (1, 2), (0,) * len(row)) for row in ids]
     batch = collate(prompts, lm.pad_id).to(lm.device)
@@ -84,11 +96,22 @@ def supports_branches(lm: FrozenLM) -> bool:
         alone_BJV = lm.logits(batch, prefix).double()
         try:
             branched_BGJV = branch_logits(lm, batch, prefix, _PROBE_BRANCHES).double()
-        except (HeadlocError, AttributeError, TypeError, ValueError, RuntimeError, IndexError):
-            return False
+        except (HeadlocError, AttributeError, TypeError, ValueError, RuntimeError, IndexError) as e:
+            raise _unsupported(
+                lm, f"it does not take a mask of its own for each branch ({type(e).__name__})"
+            ) from e
     tolerance = _TOLERANCE.get(lm.dtype, _TOLERANCE_HALF)
     gap = (branched_BGJV - alone_BJV[:, None]).norm() / _PROBE_BRANCHES**0.5
-    return bool(gap <= tolerance * alone_BJV.norm())
+    if not bool(gap <= tolerance * alone_BJV.norm()):
+        relative = float(gap / alone_BJV.norm())
+        raise _unsupported(lm, f"their logits differ from those of rows alone by {relative:.1g}")
+
+
+def _unsupported(lm: FrozenLM, found: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{lm.source.name!r} cannot run gate sets as branches of one row: {found}. Layers with "
+        "sliding windows or position biases make their own masks. Give every gate set its own row."
+    )
 
 
 def _mask(lm: FrozenLM, batch: TokenBatch, branches: int) -> Tensor:

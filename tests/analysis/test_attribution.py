@@ -6,91 +6,23 @@ from itertools import pairwise
 
 import pytest
 import torch
-from torch import Tensor
 
 from headloc.analysis.candidates import attention_candidates, mlp_candidates
 from headloc.analysis.log_increase import (
-    head_position_parts,
     increase,
     layer_scores,
     log_probability,
     part_increase,
 )
-from headloc.analysis.neurons import values_of
 from headloc.analysis.reading import read_heads_of
-from headloc.analysis.stream_reading import StreamReading, read_parts
+from headloc.analysis.stream_reading import read_parts
 from headloc.analysis.top_neurons import full_top_neurons, top_neurons
-from headloc.analysis.unembedding import Readout, readout_of
 from headloc.errors import HeadlocError, UnsupportedModelError
-from headloc.lm.batch import TokenBatch
 from headloc.lm.frozen import FrozenLM
-from headloc.lm.projection import output_weights
-from tests.tiny import FAMILIES, hook_count, tiny_batch, tiny_lm, tiny_model
+from tests.architectures.attribution import batch_for, read
+from tests.tiny import tiny_batch, tiny_lm, tiny_model
 
-EXPERTS = {"deepseek_v2", "deepseek_v3", "gpt_oss", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe"}
-SINGLE_ONLY = {*EXPERTS, "xglm"}
-"""transformers runs these in single precision only."""
-UNPADDED = {"bloom", "gemma2", "mpt"}
-"""transformers gives NaN for left-padded prompts of these in double precision."""
-SINGLE_ATTENTION = {"codegen", "gpt_neo", "gptj"}
-"""These round queries and keys to single precision, so a pass from a cache differs from a whole."""
 CORE = ["llama", "gpt2", "gpt_neox", "gemma2", "falcon_new", "phi3", "granite", "cohere"]
-
-
-def read(lm: FrozenLM, batch: TokenBatch) -> tuple[StreamReading, Readout]:
-    reading = read_parts(lm, batch)
-    return reading, readout_of(lm, reading, batch.target_BJ[:, 0])
-
-
-def batch_for(family: str) -> TokenBatch:
-    return tiny_batch((6, 6, 6)) if family in UNPADDED else tiny_batch()
-
-
-def all_parts(lm: FrozenLM, reading: StreamReading) -> list[Tensor]:
-    """Heads, neurons and biases of all layers, [B, S, D] each; no remainder is measured."""
-    found = []
-    for layer in reading.layers:
-        found.append(layer.heads_BHD)
-        bias = None
-        if layer.position is not None:
-            projection = lm.model.get_submodule(lm.sites[layer.position].projection)
-            bias = getattr(projection, "bias", None)
-        if bias is not None:
-            found.append((layer.attention_scale_BD * bias)[:, None])
-        if layer.coefficients_BN is None:
-            found.append(layer.mlp_BD[:, None])
-            continue
-        values_ND, bias_D = values_of(lm, layer.neurons)
-        weighted_BND = layer.coefficients_BN[..., None] * values_ND.double()
-        found.append(layer.mlp_scale_BD[:, None] * weighted_BND)
-        if bias_D is not None:
-            found.append((layer.mlp_scale_BD * bias_D)[:, None])
-    return found
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_heads_and_neurons_sum_to_the_logits(family: str, dtype: torch.dtype) -> None:
-    if dtype == torch.float64 and family in SINGLE_ONLY:
-        pytest.skip("transformers runs this family in single precision only")
-    lm = tiny_lm(family, dtype)
-    hooks = hook_count(lm.model)
-    reading, readout = read(lm, batch_for(family))
-    assert hook_count(lm.model) == hooks
-    total_BV = readout.base(reading.embedding_BD)
-    for parts_BSD in all_parts(lm, reading):
-        total_BV = total_BV + readout.parts(parts_BSD).sum(1)
-    gap = (total_BV - reading.logits_BV).abs().max() / reading.logits_BV.abs().max()
-    assert gap < (1e-10 if dtype == torch.float64 else 1e-5)
-    told_apart = [layer.coefficients_BN is not None for layer in reading.layers]
-    assert all(told_apart) or family in EXPERTS
-    for layer in reading.layers:
-        assert (layer.coefficients_BN is None) == bool(layer.neurons.reason)
-        assert layer.attention_norm is not None
-        if layer.coefficients_BN is None:
-            assert layer.neurons.reason == "it is a mixture of experts"
-        else:
-            assert layer.mlp_norm is not None
 
 
 @pytest.mark.parametrize("family", CORE)
@@ -135,30 +67,6 @@ def test_the_top_neurons_are_those_of_the_full_computation(family: str, k: int) 
     assert fast.rescored < fast.total == full.total
     for better, worse in pairwise(fast.score_Bk.unbind(1)):
         assert bool((better >= worse).all())
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_heads_by_source_position_sum_to_the_logits(family: str, dtype: torch.dtype) -> None:
-    double = dtype == torch.float64
-    if double and family in SINGLE_ONLY | UNPADDED:
-        pytest.skip("transformers runs this family's cache in single precision only")
-    lm, batch = tiny_lm(family, dtype), batch_for(family)
-    reading, readout = read(lm, batch)
-    heads = read_heads_of(lm, batch, list(lm.layout))
-    total_BV = readout.base(reading.embedding_BD)
-    for layer in reading.layers:
-        assert layer.position is not None
-        own = heads[layer.position]
-        parts_BHTD = head_position_parts(
-            layer, own.attention_BHT, own.values_BHTd, output_weights(lm, layer.position)
-        )
-        rest_BD = layer.attention_BD - layer.heads_BHD.sum(1) + layer.mlp_BD
-        total_BV = total_BV + readout.parts(parts_BHTD.flatten(1, 2)).sum(1)
-        total_BV = total_BV + readout.parts(rest_BD[:, None])[:, 0]
-    gap = (total_BV - reading.logits_BV).abs().max() / reading.logits_BV.abs().max()
-    exact = 1e-7 if family in SINGLE_ATTENTION else 1e-10
-    assert gap < (exact if double else 1e-5)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "phi"])

@@ -2,108 +2,22 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
 import torch
 from torch import Tensor
 
-from headloc.analysis.identity import both_sides, extraction_map, frozen_output_scale
+from headloc.analysis.identity import extraction_map, frozen_output_scale
 from headloc.analysis.linear import principal_angles, random_basis
 from headloc.analysis.prompting import Edit, edit_heads
-from headloc.analysis.reading import LayerReading, prompt_only, read_chunks, read_heads_of
-from headloc.analysis.value_maps import ValueMap, value_maps
+from headloc.analysis.reading import prompt_only, read_chunks, read_heads_of
+from headloc.analysis.value_maps import value_maps
 from headloc.errors import UnsupportedModelError
 from headloc.heads import HeadId
-from headloc.lm.batch import TokenBatch
 from headloc.lm.frozen import FrozenLM
 from headloc.lm.projection import output_weights
 from headloc.lm.taps import read_heads
-from tests.tiny import FAMILIES, tiny_batch, tiny_lm, tiny_model
-
-# transformers computes these in float64 with NaN on left padding, or not at all.
-UNPADDED = ("bloom", "gemma2", "mpt")
-# These compute positions or attention in float32, so that two passes agree no better than that.
-LOOSE = ("codegen", "deepseek_v2", "gpt_neo", "gptj", "mpt")
-SINGLE = ("xglm",)
-MIXED = ("deepseek_v2", "deepseek_v3", "gpt_oss", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
-
-
-@cache
-def float64_lm(family: str) -> FrozenLM:
-    if family in SINGLE:
-        return tiny_lm(family)
-    if family not in MIXED:
-        lm = tiny_lm(family, torch.float64)
-    else:
-        model = tiny_model(family, dtype=torch.float64)
-        # The fused kernels of expert layers take no float64.
-        model.set_experts_implementation("eager")
-        for layer in model.model.layers:
-            norm = getattr(layer.self_attn, "kv_a_layernorm", None)
-            if norm is not None:
-                # transformers takes this norm in float32, which is not what is tested.
-                exact = torch.nn.RMSNorm(len(norm.weight), eps=1e-6, dtype=torch.float64)
-                exact.load_state_dict(norm.state_dict())
-                layer.self_attn.kv_a_layernorm = exact
-        lm = FrozenLM(model)
-    if family in (*UNPADDED, *LOOSE):
-        lm.__dict__["_prefix_is_exact"] = True
-    return lm
-
-
-def batch_for(family: str) -> TokenBatch:
-    return tiny_batch((9, 9, 9)) if family in UNPADDED else tiny_batch((5, 11, 1, 8))
-
-
-def read(family: str) -> tuple[FrozenLM, dict[int, LayerReading], dict[int, ValueMap], TokenBatch]:
-    lm, batch = float64_lm(family), batch_for(family)
-    found = read_heads_of(lm, batch, list(lm.layout), inputs=True)
-    return lm, found, value_maps(lm, list(found)), batch
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_identity_holds_on_every_attention_layout(family: str) -> None:
-    lm, readings, maps, batch = read(family)
-    tolerance = 2e-5 if family in SINGLE else 1e-10
-    drawn = torch.Generator().manual_seed(0)
-    for position, reading in readings.items():
-        layer, values = lm.layout.layers[position], maps[position]
-        assert reading.inputs_BTD is not None
-        n_BTD, scale_BT = reading.inputs_BTD.double(), values.scale(reading.inputs_BTD).double()
-        weight_HdD = output_weights(lm, position).double()
-        real_BT = prompt_only(batch).mask_BT.bool()
-        for row, head in enumerate(reading.heads):
-            weight_dD = weight_HdD[head]
-            basis_Dr = random_basis(torch.eye(lm.width, dtype=torch.float64), 3, drawn)
-            found = extraction_map(values, head, layer.heads, weight_dD, basis_Dr)
-            left, right = both_sides(reading, row, found, scale_BT, weight_dD @ basis_Dr)
-            assert (left - right).abs().max() < tolerance
-            attention_BT = reading.attention_BHT[:, row].double()
-            assert (attention_BT * ~real_BT).abs().max() < tolerance
-            # Projected on the extraction subspace nothing changes, without it nothing is left.
-            inside = found.basis_Dr @ found.basis_Dr.T
-            kept = found.aggregated(n_BTD @ inside, scale_BT, attention_BT)
-            lost = found.aggregated(n_BTD - n_BTD @ inside, scale_BT, attention_BT)
-            bias = (attention_BT * scale_BT).sum(1, keepdim=True) * found.constant_r
-            assert (kept - right).abs().max() < 1e-10
-            assert (lost - bias).abs().max() < 1e-10
-            # Another subspace of that size does change it.
-            other = random_basis(torch.eye(lm.width, dtype=torch.float64), 3, drawn)
-            changed = found.aggregated(n_BTD @ other @ other.T, scale_BT, attention_BT)
-            assert (changed - right).abs().max() > 1e-4
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_sum_over_tokens_is_what_a_plain_forward_gives(family: str) -> None:
-    lm, readings, _, batch = read(family)
-    with read_heads(lm, columns=slice(-1, None)) as plain:
-        lm.logits(prompt_only(batch))
-    tolerance = 1e-4 if family in (*SINGLE, *LOOSE) else 1e-9
-    for position, reading in readings.items():
-        summed = torch.einsum("bht,bhtd->bhd", reading.attention_BHT, reading.values_BHTd)
-        gap = (summed - plain.z[position][:, 0]).abs().max()
-        assert gap < tolerance
+from tests.architectures.models import double_batch, double_lm
+from tests.tiny import tiny_batch, tiny_lm, tiny_model
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3", "gemma3", "mistral", "phi3", "opt"])
@@ -125,8 +39,8 @@ def test_attention_is_that_of_the_eager_maps(family: str) -> None:
 
 @pytest.mark.parametrize("family", ["gemma2", "gemma3", "olmo2", "glm4"])
 def test_a_norm_behind_the_attention_is_one_frozen_scale(family: str) -> None:
-    lm = float64_lm(family)
-    batch = prompt_only(batch_for(family))
+    lm = double_lm(family)
+    batch = prompt_only(double_batch(family))
     positions = list(range(len(lm.layout.layers)))
     outputs: list[Tensor] = []
     norm = lm.model.get_submodule(f"{lm.sites[1].block}." + (
@@ -147,8 +61,8 @@ def test_a_norm_behind_the_attention_is_one_frozen_scale(family: str) -> None:
 @pytest.mark.parametrize("family", ["gemma2", "gemma3", "olmo2", "glm4"])
 def test_the_identity_holds_behind_a_frozen_norm(family: str) -> None:
     """Along u the contribution to the stream is the sum of inputs along W^T (c * u)."""
-    lm = float64_lm(family)
-    batch = batch_for(family)
+    lm = double_lm(family)
+    batch = double_batch(family)
     readings, maps = read_heads_of(lm, batch, list(lm.layout), inputs=True), value_maps(lm, [0, 1])
     with frozen_output_scale(lm, [0, 1]) as scales, read_heads(lm) as plain:
         lm.logits(prompt_only(batch))
@@ -168,7 +82,7 @@ def test_the_identity_holds_behind_a_frozen_norm(family: str) -> None:
 
 
 def test_families_without_such_a_norm_have_no_scale() -> None:
-    lm = float64_lm("llama")
+    lm = double_lm("llama")
     with frozen_output_scale(lm, [0, 1]) as scales:
         lm.logits(prompt_only(tiny_batch()))
     assert scales == {}

@@ -21,45 +21,13 @@ from headloc.analysis.retrieval import auroc, retrieval
 from headloc.analysis.tower_reading import read_towers, towers_of
 from headloc.analysis.towers import TowersAnalysis
 from headloc.errors import UnsupportedModelError
-from headloc.lm.frozen import FrozenLM
 from tests.analysis.label_subjects import bundled_label_subject, label_subject
 from tests.analysis.subjects import bundled_lm, quiet, tiny_subject
+from tests.architectures.scores import eager_attention
 from tests.tiny import LAYERS, tiny_batch, tiny_lm, tiny_model
 
 DOUBLE = torch.float64
-FAMILIES = ("llama", "gpt2", "gpt_neox", "phi3", "falcon_new", "gpt_bigcode",
-            "qwen3", "cohere", "opt")  # fmt: skip
 ROTARY = ("llama", "gpt_neox", "phi3", "falcon_new")
-
-
-def _attention(family: str, batch: Any) -> list[Tensor]:
-    """Attention of the last token as the model's own eager kernel returns it, [B, H, T].
-
-    Row by row without padding, which those kernels cannot take in float64.
-    """
-    lm = FrozenLM(tiny_model(family, dtype=DOUBLE, attn_implementation="eager"))
-    found = [torch.zeros(len(batch), 4, batch.prompt_columns, dtype=DOUBLE) for _ in range(LAYERS)]
-    for row, (ids_T, mask_T) in enumerate(zip(batch.ids_BT, batch.mask_BT, strict=True)):
-        out = lm.model(input_ids=ids_T[mask_T.bool()][None], output_attentions=True)
-        for whole, attention in zip(found, out.attentions, strict=True):
-            whole[row, :, mask_T.bool()] = attention[0, :, -1].double()
-    return found
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_parts_sum_to_the_logits_of_the_models_own_attention(family: str) -> None:
-    lm = tiny_lm(family, DOUBLE)
-    batch = prompt_only(tiny_batch((11, 7, 4)))
-    towers = towers_of(lm, range(LAYERS))
-    with seeing(lm, range(LAYERS)) as seen:
-        lm.logits(batch)
-    for position, attention_BHT in enumerate(_attention(family, batch)):
-        scores = towers[position].scores(seen[position])
-        inside_BHT = attention_BHT > 0
-        masked = scores.total_BHC.masked_fill(~inside_BHT, -math.inf)
-        # The eager kernels take their softmax in float32.
-        assert torch.allclose(masked.softmax(-1), attention_BHT.double(), atol=3e-7)
-        assert scores.position_BHC[inside_BHT].abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("family", ROTARY)
@@ -80,7 +48,7 @@ def test_content_is_what_attention_would_be_without_rotation(
 
     monkeypatch.setattr(type(rotary), "forward", unturned)
     # The first layer reads the same stream either way.
-    expected_BHT = _attention(family, batch)[0]
+    expected_BHT = eager_attention(family, batch)[0]
     content_BHT = towers[0].scores(seen[0]).content_BHC
     content_BHT = content_BHT.masked_fill(expected_BHT == 0, -math.inf)
     assert torch.allclose(content_BHT.softmax(-1), expected_BHT.double(), atol=3e-7)

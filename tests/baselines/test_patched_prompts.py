@@ -13,7 +13,7 @@ from headloc.lm.branches import supports_branches
 from headloc.lm.frozen import FrozenLM
 from headloc.lm.taps import replace_heads
 from headloc.tasks import encode_all, render
-from tests.lm.test_branches import CERTAIN
+from tests.architectures.registry import NO_BRANCHES
 from tests.objectives.by_hand import HEADS, LAYERS, TOTAL, add_k, digit_lm, mixed_examples
 from tests.tiny import FAMILIES
 
@@ -56,7 +56,7 @@ def patched(lm: FrozenLM, branched: bool | None, pairs: int = 2048) -> Tensor:
 def test_every_family_gives_what_full_passes_give(family: str) -> None:
     lm = digit_lm(family)
     expected = one_at_a_time(lm)
-    assert supports_branches(lm) or family not in CERTAIN
+    assert supports_branches(lm) == (family not in NO_BRANCHES)
     torch.testing.assert_close(patched(lm, None), expected, rtol=1e-3, atol=1e-7)
     assert (expected.std(0) > 1e-2 * expected.mean(0)).all()
 

@@ -1,7 +1,7 @@
 """A circuit on a plain transformers model: which tokens it gates, and in `generate()`.
 
-The reference is `by_hand`: the whole text in one pass without a cache, gated from the last prompt
-token on.
+The reference is `gated_pass`: the whole text in one pass without a cache, gated from the last
+prompt token on.
 """
 
 from __future__ import annotations
@@ -10,52 +10,19 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import DynamicCache
 
 from headloc.circuit import Circuit
 from headloc.errors import CircuitError, TapError
-from headloc.lm.components import OffValues, gate_components
-from headloc.lm.frozen import FrozenLM
-from headloc.objectives import InPlace, RoleMeans
+from headloc.objectives import InPlace
 from headloc.objectives.prompts import PromptSet
+from tests.architectures.generation import gated_pass, generated, prompt_of
 from tests.circuit.made import tiny_circuit
 from tests.tiny import hook_count, tiny_batch, tiny_lm, tiny_model
 
-SOME = ("bloom", "codegen", "gemma2", "gpt2", "llama_wide", "mistral", "opt", "qwen3_moe")
+SOME = ("gpt2", "mistral")
 NEW = 5
-
-
-def ids(rows: int = 1, columns: int = 7, seed: int = 0) -> Tensor:
-    return torch.randint(3, 61, (rows, columns), generator=torch.Generator().manual_seed(seed))
-
-
-@torch.no_grad()
-def by_hand(circuit: Circuit, lm: FrozenLM, text_BT: Tensor, prompt: int) -> Tensor:
-    """Logits of the columns from the last prompt token on, by one gated pass."""
-    off = OffValues()
-    if circuit.objective["off_value"] == "mean":
-        means = RoleMeans.from_tensors(circuit.tensors, mlps=circuit.feed_forward is not None)
-        # Roles 0 and 1: the last prompt token and an answer token.
-        off = means.at(torch.tensor([[0] + [1] * (text_BT.shape[1] - prompt)]))
-    gated = slice(prompt - 1, None) if circuit.objective["positions"] == "last" else None
-    with gate_components(lm, circuit.components(lm), circuit.mask(lm), off=off, columns=gated):
-        return lm.model(text_BT, use_cache=False).logits[:, prompt - 1 :]
-
-
-def generated(model: Any, prompt: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
-    """Token ids and the logits of every step, of a greedy continuation that never ends early."""
-    settings = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, **options}
-    mask = settings.pop("attention_mask", torch.ones_like(prompt))
-    out = model.generate(
-        prompt,
-        attention_mask=mask,
-        return_dict_in_generate=True,
-        output_logits=True,
-        pad_token_id=0,
-        **settings,
-    )
-    return out.sequences, torch.stack(out.logits, dim=1)
 
 
 @pytest.mark.parametrize("mlps", [False, True], ids=["heads", "with_mlps"])
@@ -66,16 +33,16 @@ def test_generation_gates_every_token_that_predicts_the_answer(
 ) -> None:
     lm = tiny_lm(family)
     circuit = tiny_circuit(lm, off_value=off_value, mlps=mlps)
-    prompt = ids()
+    prompt = prompt_of()
     with circuit.apply(lm.model):
         cached, cached_logits = generated(lm.model, prompt, use_cache=True)
         whole, whole_logits = generated(lm.model, prompt, use_cache=False)
     torch.testing.assert_close(cached_logits, whole_logits, rtol=1e-4, atol=1e-5)
     assert torch.equal(cached, whole)
-    expected = by_hand(circuit, lm, whole[:, :-1], prompt.shape[1])
+    expected = gated_pass(circuit, lm, whole[:, :-1], prompt.shape[1])
     torch.testing.assert_close(cached_logits, expected, rtol=1e-4, atol=1e-5)
     # The reference is not trivial: gating only the newest column gives something else.
-    last_only = by_hand(circuit, lm, whole[:, :-1], whole.shape[1] - 1)[:, -1]
+    last_only = gated_pass(circuit, lm, whole[:, :-1], whole.shape[1] - 1)[:, -1]
     assert not torch.allclose(last_only, expected[:, -1], atol=1e-3)
 
 
@@ -83,10 +50,10 @@ def test_generation_gates_every_token_that_predicts_the_answer(
 def test_every_position_is_gated_where_the_circuit_says_so(family: str) -> None:
     lm = tiny_lm(family)
     circuit = tiny_circuit(lm, off_value="zero", positions="all")
-    prompt = ids()
+    prompt = prompt_of()
     with circuit.apply(lm.model):
         text, logits = generated(lm.model, prompt)
-    expected = by_hand(circuit, lm, text[:, :-1], prompt.shape[1])
+    expected = gated_pass(circuit, lm, text[:, :-1], prompt.shape[1])
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -102,7 +69,7 @@ def test_every_position_is_gated_where_the_circuit_says_so(family: str) -> None:
 def test_other_ways_to_generate_give_the_same(options: dict[str, Any]) -> None:
     lm = tiny_lm("llama")
     circuit = tiny_circuit(lm)
-    prompt = ids(columns=8).repeat(1, 2)
+    prompt = prompt_of(columns=8).repeat(1, 2)
     with circuit.apply(lm.model):
         plain = lm.model.generate(prompt, max_new_tokens=NEW, do_sample=False, pad_token_id=0)
         other = lm.model.generate(
@@ -113,7 +80,7 @@ def test_other_ways_to_generate_give_the_same(options: dict[str, Any]) -> None:
 
 def test_beams_and_prompts_as_embeddings_are_gated_alike() -> None:
     lm = tiny_lm("llama")
-    circuit, prompt = tiny_circuit(lm), ids(2)
+    circuit, prompt = tiny_circuit(lm), prompt_of(rows=2)
     beams = {"num_beams": 3, "max_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
     embedded = lm.model.get_input_embeddings()(prompt)
     mask = torch.ones_like(prompt)
@@ -127,7 +94,7 @@ def test_beams_and_prompts_as_embeddings_are_gated_alike() -> None:
 
 def test_left_padded_rows_generate_what_they_generate_alone() -> None:
     lm = tiny_lm("llama")
-    circuit, rows = tiny_circuit(lm), [ids(columns=n, seed=n) for n in (4, 7)]
+    circuit, rows = tiny_circuit(lm), [prompt_of(columns=n, seed=n) for n in (4, 7)]
     padded = torch.cat([torch.nn.functional.pad(row, (7 - row.shape[1], 0)) for row in rows])
     with circuit.apply(lm.model):
         _, together = generated(lm.model, padded, attention_mask=(padded != 0).long())
@@ -140,7 +107,7 @@ def test_prompts_padded_on_the_right_are_refused() -> None:
     mask = torch.ones(2, 7, dtype=torch.long)
     mask[0, 5:] = 0
     with pytest.raises(CircuitError, match="left"), tiny_circuit(lm).apply(lm.model):
-        lm.model(ids(2), attention_mask=mask)
+        lm.model(prompt_of(rows=2), attention_mask=mask)
 
 
 @pytest.mark.parametrize("off_value", ["zero", "mean"])
@@ -162,8 +129,8 @@ def test_a_direct_call_scores_an_answer_as_an_evaluation_does(family: str, off_v
 
 def test_calls_that_go_on_from_a_cache_continue_the_answer() -> None:
     lm = tiny_lm("llama")
-    circuit, text = tiny_circuit(lm), ids(columns=9)
-    expected = by_hand(circuit, lm, text, 6)
+    circuit, text = tiny_circuit(lm), prompt_of(columns=9)
+    expected = gated_pass(circuit, lm, text, 6)
     with circuit.apply(lm.model), torch.no_grad():
         first = lm.model(text[:, :6], use_cache=True)
         rest = lm.model(text[:, 6:], past_key_values=first.past_key_values)
@@ -173,13 +140,13 @@ def test_calls_that_go_on_from_a_cache_continue_the_answer() -> None:
 
 def test_a_cache_made_outside_the_block_holds_the_beginning_of_a_prompt() -> None:
     lm = tiny_lm("llama")
-    circuit, text = tiny_circuit(lm), ids(columns=9)
+    circuit, text = tiny_circuit(lm), prompt_of(columns=9)
     cache = DynamicCache(config=lm.model.config)
     with torch.no_grad():
         lm.model(text[:, :5], past_key_values=cache)
         with circuit.apply(lm.model):
             rest = lm.model(text[:, 5:], past_key_values=cache)
-    expected = by_hand(circuit, lm, text, 9)
+    expected = gated_pass(circuit, lm, text, 9)
     torch.testing.assert_close(rest.logits[:, -1:], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -191,10 +158,10 @@ def test_new_tokens_take_the_mean_of_the_last_prompt_token_where_no_answer_was_s
         seen[name] = seen[name].clone()
         seen[name][1] = seen[name][0]
     like_last = Circuit(**{**_fields(circuit), "tensors": seen})
-    prompt = ids()
+    prompt = prompt_of()
     with circuit.apply(lm.model):
         text, logits = generated(lm.model, prompt)
-    expected = by_hand(like_last, lm, text[:, :-1], prompt.shape[1])
+    expected = gated_pass(like_last, lm, text[:, :-1], prompt.shape[1])
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -214,7 +181,7 @@ def test_a_plain_model_is_left_as_it_was(fails: bool) -> None:
     model.transformer.h[0].eval()
     model.lm_head.weight.requires_grad_(False)
     before, circuit = state(model), tiny_circuit(tiny_lm("gpt2"))
-    prompt = ids()
+    prompt = prompt_of()
     try:
         with circuit.apply(model):
             assert not model.training
@@ -230,7 +197,7 @@ def test_a_plain_model_is_left_as_it_was(fails: bool) -> None:
 
 def test_a_plain_model_and_its_frozen_one_answer_alike() -> None:
     model, lm = tiny_model("gpt2"), tiny_lm("gpt2")
-    circuit, prompt = tiny_circuit(lm), ids()
+    circuit, prompt = tiny_circuit(lm), prompt_of()
     with circuit.apply(model), torch.no_grad():
         plain = model(prompt).logits
     with circuit.apply(lm):
@@ -243,7 +210,7 @@ def test_two_circuits_at_once_leave_what_both_keep() -> None:
     first, second = (tiny_circuit(lm, off_value="zero", seed=seed) for seed in (1, 2))
     both = tuple(sorted(set(first.heads) & set(second.heads)))
     assert both not in (first.heads, second.heads)
-    prompt = ids()
+    prompt = prompt_of()
     with first.apply(lm.model), second.apply(lm.model):
         nested = generated(lm.model, prompt)[1]
     with Circuit(**{**_fields(first), "heads": both}).apply(lm.model):
@@ -270,7 +237,7 @@ def test_more_answer_tokens_than_a_pass_has_are_refused() -> None:
     lm = tiny_lm("gpt2")
     circuit = tiny_circuit(lm)
     with pytest.raises(CircuitError, match="leaves no prompt"), circuit.apply(lm, answer_tokens=8):
-        lm.model(ids())
+        lm.model(prompt_of())
     with pytest.raises(CircuitError, match="1 or more"), circuit.apply(lm, answer_tokens=0):
         pass
 
@@ -278,4 +245,4 @@ def test_more_answer_tokens_than_a_pass_has_are_refused() -> None:
 def test_means_of_other_weights_are_told() -> None:
     circuit, other = tiny_circuit(tiny_lm("gpt2")), tiny_model("gpt2", 1)
     with pytest.warns(UserWarning, match="other weights"), circuit.apply(other):
-        other(ids())
+        other(prompt_of())

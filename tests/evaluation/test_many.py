@@ -14,7 +14,7 @@ from headloc.evaluation.many import pairs_that_fit, score_many
 from headloc.evaluation.scoring import score
 from headloc.lm.frozen import FrozenLM
 from headloc.objectives import FunctionVector, InPlace, Objective, Patch, PromptSet
-from tests.lm.test_branches import CERTAIN
+from tests.architectures.registry import NO_BRANCHES
 from tests.objectives.by_hand import TOTAL, add_k, digit_lm, mixed_examples, prepared
 from tests.tiny import FAMILIES
 
@@ -63,7 +63,7 @@ def test_every_family_scores_as_one_gate_vector_at_a_time(family: str) -> None:
     lm, objective = digit_lm(family), InPlace("mean")
     prompts = prompts_of(objective, lm)
     assert prompts.batch.target_BJ.shape[1] > 1
-    assert objective.runs_branches(lm) or family not in CERTAIN
+    assert objective.runs_branches(lm) == (family not in NO_BRANCHES)
     check_equal(objective, lm, prompts)
 
 

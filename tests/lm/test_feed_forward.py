@@ -1,10 +1,9 @@
-"""Taps on feed-forward blocks, on a tiny random model of every family."""
+"""Taps on feed-forward blocks; what holds of every family is in `tests/architectures`."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import pytest
@@ -16,62 +15,16 @@ from headloc.errors import HeadlocError, TapError, UnsupportedModelError
 from headloc.heads import HeadId
 from headloc.lm import FrozenLM
 from headloc.lm.components import (
-    OffValues,
     components_of,
     gate_components,
     read_components,
 )
 from headloc.lm.mlp_tap import gate_mlps, read_mlps, tap_mlps
-from tests.tiny import FAMILIES, LAYERS, hook_count, tiny_batch, tiny_lm, tiny_model
-
-PARTS = {"granitemoe": ("block_sparse_moe",), "mpt": ("ffn",), "opt": ("fc1", "fc2"),
-         "xglm": ("fc1", "fc2")}  # fmt: skip
-"""Modules of a decoder layer that make up its feed-forward block, from transformers' code."""
+from tests.architectures.blocks import random_off
+from tests.tiny import LAYERS, hook_count, tiny_batch, tiny_lm, tiny_model
 
 ADDS_ITSELF = ("bloom", "mpt")
 """Families whose block adds the residual, so that a search by name finds the wrong tensor."""
-
-
-@cache
-def granite_moe() -> FrozenLM:
-    """A family of the table that has no place among the specs."""
-    return FrozenLM(tiny_model("granitemoe", num_local_experts=4, num_experts_per_tok=2))
-
-
-def lm_of(family: str) -> FrozenLM:
-    return granite_moe() if family == "granitemoe" else tiny_lm(family)
-
-
-def without_block(lm: FrozenLM, family: str, layer: int) -> Any:
-    """A copy of the model in which every weight and bias of one block is zero."""
-    model = copy.deepcopy(lm.model)
-    with torch.no_grad():
-        for part in PARTS.get(family, ("mlp",)):
-            for parameter in model.get_submodule(f"{lm.sites[layer].block}.{part}").parameters():
-                parameter.zero_()
-    return model
-
-
-def random_off(lm: FrozenLM, rows: int = 1) -> OffValues:
-    draw = torch.Generator().manual_seed(5)
-    return OffValues(
-        [torch.randn(rows, 1, x.heads, x.width, generator=draw) for x in lm.layout.layers],
-        [torch.randn(rows, 1, lm.width, generator=draw) for _ in lm.mlps],
-    )
-
-
-@pytest.mark.parametrize("family", [*FAMILIES, "granitemoe"])
-@torch.no_grad()
-def test_gates_of_one_leave_the_logits_bitwise_unchanged(family: str) -> None:
-    lm, batch = lm_of(family), tiny_batch((5, 9, 3))
-    components = components_of(lm, True)
-    assert components.mlps == tuple(range(LAYERS))
-    before = lm.logits(batch)
-    for gates in (torch.ones(components.total), torch.ones(3, components.total)):
-        for off in (None, random_off(lm)):
-            with gate_components(lm, components, gates, off=off):
-                assert torch.equal(lm.logits(batch), before)
-    assert hook_count(lm.model) == 0
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "opt", "gpt_oss", "falcon_new"])
@@ -81,22 +34,6 @@ def test_gates_of_one_in_half_precision(family: str) -> None:
     before = lm.logits(batch)
     with gate_mlps(lm, torch.ones(LAYERS), off=random_off(lm).mlps, columns=batch.predicting):
         assert torch.equal(lm.logits(batch), before)
-
-
-@pytest.mark.parametrize("family", [*FAMILIES, "granitemoe"])
-@torch.no_grad()
-def test_a_closed_gate_is_a_block_with_zero_weights(family: str) -> None:
-    lm, batch = lm_of(family), tiny_batch((5, 9, 3))
-    real = batch.mask_BT[:, batch.predicting].bool()
-    full = lm.logits(batch)
-    for layer in range(LAYERS):
-        gates = torch.ones(LAYERS)
-        gates[layer] = 0.0
-        with gate_mlps(lm, gates):
-            closed = lm.logits(batch)
-        removed = FrozenLM(without_block(lm, family, layer)).logits(batch)
-        torch.testing.assert_close(closed[real], removed[real], rtol=1e-4, atol=1e-5)
-        assert (closed - full)[real].abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "opt", "xglm", "bloom", "gpt_oss"])

@@ -70,14 +70,6 @@ def test_a_folder_loads_with_its_tokenizer(saved: Path) -> None:
     assert lm.source.fingerprint == tiny_lm("llama").source.fingerprint
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "bloom", "gemma3", "mixtral"])
-def test_other_families_load_the_same(family: str, tmp_path: Path) -> None:
-    tiny_model(family).save_pretrained(tmp_path)
-    save_tokenizer(tmp_path)
-    batch = tiny_batch()
-    assert torch.equal(load_lm(str(tmp_path)).logits(batch), tiny_lm(family).logits(batch))
-
-
 def test_dtype_is_the_checkpoints_own_unless_asked_for(tmp_path: Path) -> None:
     tiny_model("llama", dtype=torch.bfloat16).save_pretrained(tmp_path)
     save_tokenizer(tmp_path)

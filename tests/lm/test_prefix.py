@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from headloc.errors import HeadlocError, UnsupportedModelError
-from headloc.lm import IGNORE, FrozenLM, PrefixCache, TokenBatch, gate_heads, read_heads
-from tests.tiny import FAMILIES, WINDOW, tiny_batch, tiny_lm, tiny_model
+from headloc.lm import FrozenLM, PrefixCache, TokenBatch, gate_heads, read_heads
+from tests.architectures.prefixes import loss_and_gradient, relative
+from tests.tiny import tiny_batch, tiny_lm, tiny_model
 
 LONG = (5, 11, 1, 8)
 DOUBLES = ["llama", "mistral", "gpt2", "gemma3", "cohere2", "falcon_new", "starcoder2", "opt"]
@@ -24,37 +23,6 @@ HYBRIDS: dict[str, dict[str, Any]] = {
         "mamba_d_state": 8,
     },
 }
-
-
-def loss_and_gradient(
-    lm: FrozenLM, batch: TokenBatch, prefix: PrefixCache | None
-) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of the answers under random gates per row, and the gates' gradient."""
-    draw = torch.Generator().manual_seed(3)
-    gates = torch.rand(len(batch), lm.layout.total, generator=draw, dtype=torch.float64)
-    gates = gates.to(torch.float64 if lm.dtype == torch.float64 else torch.float32)
-    gates.requires_grad_()
-    off = [torch.full((h.heads, h.width), 0.1, dtype=gates.dtype) for h in lm.layout.layers]
-    columns = batch.predicting if prefix is None else None
-    with gate_heads(lm, gates, off=off, columns=columns):
-        logits = lm.logits(batch, prefix)
-    loss = cross_entropy(logits.flatten(0, 1), batch.target_BJ.flatten(), ignore_index=IGNORE)
-    return loss.detach(), torch.autograd.grad(loss, gates)[0]
-
-
-def relative(measured: Tensor, expected: Tensor) -> float:
-    return float((measured - expected).norm() / expected.norm())
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_loss_and_gradient_equal_the_full_pass(family: str) -> None:
-    lm, batch = tiny_lm(family), tiny_batch(LONG)
-    assert max(LONG) > WINDOW + 2
-    assert lm.supports_prefix_cache
-    loss, gradient = loss_and_gradient(lm, batch, None)
-    cached_loss, cached_gradient = loss_and_gradient(lm, batch, lm.prefix(batch))
-    assert relative(cached_loss, loss) < 1e-5
-    assert relative(cached_gradient, gradient) < 1e-5
 
 
 @pytest.mark.parametrize("family", DOUBLES)
