@@ -86,6 +86,8 @@ def generation(family: str) -> None:
     with circuit.apply(lm.model):
         text, together = generated(lm.model, padded, attention_mask=(padded != 0).long())
         alone = [generated(lm.model, row) for row in rows]
+        uncached = generated(lm.model, rows[0], use_cache=False)[1]
+    torch.testing.assert_close(uncached, alone[0][1], **CLOSE)
     free = [generated(lm.model, row)[1] for row in rows]
     for index, row in enumerate(rows):
         own_text, own = alone[index]
