@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from headloc.files import csv_text, write_bytes, write_folder, write_json, write_text
+from headloc.files import csv_text, file_name, write_bytes, write_folder, write_json, write_text
 
 from .base import Analysis, Findings, Picture, Subject
 
@@ -21,16 +21,18 @@ def save_findings(analysis: Analysis, subject: Subject, found: Findings, output_
     was analysed), one csv per table, one png and one svg per picture, and circuit/ where the
     analysis has found heads.
     """
-    folder = output_dir / FINDINGS / analysis.name
+    folder = output_dir / FINDINGS / file_name(analysis.name, "An analysis")
 
     def fill(place: Path) -> None:
         write_json(place / "summary.json", finite(found.scalars))
         write_json(place / "findings.json", described(analysis, subject, found))
         for table in found.tables:
-            write_text(place / f"{table.name}.csv", csv_text(table.columns, table.rows))
+            name = file_name(table.name, "A table")
+            write_text(place / f"{name}.csv", csv_text(table.columns, table.rows))
         for picture in found.pictures:
+            name = file_name(picture.name, "A picture")
             for kind, content in rendered_picture(picture).items():
-                write_bytes(place / f"{picture.name}.{kind}", content)
+                write_bytes(place / f"{name}.{kind}", content)
         if found.circuit is not None:
             (place / "circuit").mkdir()
             found.circuit.write_into(place / "circuit")

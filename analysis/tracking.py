@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headloc.reporting.text import model_name, task_name
-from headloc.reporting.wandb_run import artifact_name
+from headloc.reporting.text import task_name
+from headloc.reporting.wandb_run import artifact_name, circuit_artifact
 
 from .base import Analysis, Findings
 from .saving import FINDINGS, finite
@@ -35,15 +35,14 @@ def use_circuit(run: Any, circuit: Circuit, folder: Path) -> None:
     if run is None:
         return
     try:
-        name = artifact_name(task_name(circuit.task))
         run.config.update(
             {"circuit_model": dict(circuit.model), "circuit_heads": list(map(str, circuit.heads))},
             allow_val_change=True,
         )
         if run.offline:
-            run.summary["circuit/artifact"] = name
+            run.summary["circuit/artifact"] = artifact_name(task_name(circuit.task))
             return
-        run.use_artifact(_artifact(name, circuit, folder))
+        run.use_artifact(circuit_artifact(circuit, folder))
     except Exception as error:
         log.warning("W&B was not told of the circuit (%s); the analysis goes on.", error)
 
@@ -80,17 +79,3 @@ def _media(analysis: Analysis, found: Findings, folder: Path) -> Mapping[str, An
             str(path), caption=picture.caption
         )
     return media
-
-
-def _artifact(name: str, circuit: Circuit, folder: Path) -> Any:
-    import wandb
-
-    artifact = wandb.Artifact(
-        name,
-        type="circuit",
-        description=f"{len(circuit.heads)} heads of {model_name(circuit.model)}",
-    )
-    for path in sorted(folder.iterdir()):
-        if path.is_file():
-            artifact.add_file(str(path), name=path.name)
-    return artifact

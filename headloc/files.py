@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from headloc.errors import HeadlocError
+
+_FILE_NAME = re.compile(r"(?!\.)[\w .+=-]{1,100}(?<![ .])")
 
 _PARTIAL = ".partial"
 """End of the names of files and folders that are being written."""
@@ -114,6 +117,24 @@ def read_json(path: Path, what: str) -> Any:
     # ValueError: also numbers of more digits than Python converts.
     except (ValueError, RecursionError) as error:
         raise HeadlocError(f"{path} is not valid JSON ({error}), so it is no {what}.") from None
+
+
+def file_name(name: str, what: str) -> str:
+    """Return a name that comes from outside, where it names one file or folder and no path.
+
+    Args:
+        name: the name.
+        what: what is called so, for the message.
+
+    Raises:
+        HeadlocError: when it would lead to another folder, or is no name on every system.
+    """
+    if not _FILE_NAME.fullmatch(name):
+        raise HeadlocError(
+            f"{what} is called {name!r}, which cannot name a file: write 1 to 100 letters, digits, "
+            "spaces, `_`, `-`, `+`, `=` or `.`, not first a dot."
+        )
+    return name
 
 
 def usable_output_dir(path: str | Path) -> Path:

@@ -10,6 +10,7 @@ Only the process that speaks for a run writes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -111,19 +113,30 @@ class Journal:
         try:
             with safe_open(str(self._folder / f"{name}.safetensors"), framework="pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-                facts = json.loads(file.metadata()["headloc"])
-                StageCost(**facts["cost"])
+                text, digest = (file.metadata()[key] for key in ("headloc", "digest"))
         except (SafetensorError, OSError, ValueError, KeyError, TypeError):
             return None
-        return Entry(tensors, facts)
+        return Entry(tensors, json.loads(text)) if digest == _digest(text, tensors) else None
 
     def _write(self, name: str, entry: Entry, cost: StageCost) -> None:
         assert self._folder is not None  # `_writes` is false without one
         self.begin()
-        tensors = {key: entry.tensors[key].cpu().contiguous() for key in sorted(entry.tensors)}
+        tensors = {
+            key: entry.tensors[key].cpu().contiguous().clone() for key in sorted(entry.tensors)
+        }
         facts = json.dumps({"facts": dict(entry.facts), "cost": asdict(cost)}, sort_keys=True)
-        content = save(tensors, metadata={"format": "pt", "headloc": facts})
+        metadata = {"format": "pt", "headloc": facts, "digest": _digest(facts, tensors)}
+        content = save(tensors, metadata=metadata)
         write_bytes(self._folder / f"{name}.safetensors", content)
+
+
+def _digest(facts: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return a digest of a stage, by which damage of any kind is told."""
+    digest = hashlib.sha256(facts.encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
+        digest.update(tensors[name].view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def open_journal(

@@ -1,8 +1,7 @@
 """Resumable training state without pickle: safetensors for tensors, JSON for the rest.
 
 A checkpoint is one safetensors file per saved step and a small JSON file that names the current
-one. Both are written to a temporary file and moved into place, so that a killed run always leaves
-a complete checkpoint behind.
+one, both written atomically, so that a killed run always leaves a complete checkpoint behind.
 
 Tensor names: ``model.<parameter>`` and ``optimizer.<kind>.<parameter>``.
 """
@@ -10,17 +9,18 @@ Tensor names: ``model.<parameter>`` and ``optimizer.<kind>.<parameter>``.
 from __future__ import annotations
 
 import json
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from headloc.bundled.optimizers import Optimizers
 from headloc.errors import HeadlocError
+from headloc.files import file_name, read_json, write_bytes, write_json
 
 _STATE = "state.json"
 
@@ -35,20 +35,10 @@ class Progress:
     recipe: dict[str, Any]
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write JSON atomically."""
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def save(folder: Path, model: nn.Module, optimizer: Optimizers, progress: Progress) -> None:
     """Write the state after ``progress.step`` steps; earlier steps' files are removed."""
-    folder.mkdir(parents=True, exist_ok=True)
     name = f"step-{progress.step:06d}.safetensors"
-    temporary = folder / f".{name}.partial"
-    save_file(_tensors(model, optimizer), temporary)
-    os.replace(temporary, folder / name)
+    write_bytes(folder / name, safetensors.torch.save(_tensors(model, optimizer)))
     state = vars(progress) | {"tensors": name}
     write_json(folder / _STATE, state)
     for old in folder.glob("step-*.safetensors"):
@@ -67,22 +57,23 @@ def load(
     path = folder / _STATE
     if not path.is_file():
         return None
+    state = read_json(path, "training state")
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-        tensors = load_file(folder / state.pop("tensors"))
+        tensors = load_file(folder / file_name(state.pop("tensors"), "The file of the tensors"))
         progress = Progress(**state)
+        if progress.recipe == json.loads(json.dumps(recipe)):
+            _restore(model, optimizer, tensors)
+            return replace(progress, curve=tuple(progress.curve))
+    # safetensors and torch raise errors of many kinds on what is broken.
     except Exception as error:
         raise HeadlocError(
             f"The checkpoint in {folder} cannot be read ({error}). "
             "Remove that folder to start over."
         ) from error
-    if progress.recipe != json.loads(json.dumps(recipe)):
-        raise HeadlocError(
-            f"The checkpoint in {folder} was made by another recipe. Choose another output folder, "
-            "or train without resuming."
-        )
-    _restore(model, optimizer, tensors)
-    return Progress(progress.step, progress.seconds, tuple(progress.curve), progress.recipe)
+    raise HeadlocError(
+        f"The checkpoint in {folder} was made by another recipe. Choose another output folder, "
+        "or train without resuming."
+    )
 
 
 def _tensors(model: nn.Module, optimizer: Optimizers) -> dict[str, Tensor]:

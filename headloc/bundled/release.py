@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from headloc.bundled.card import write_card
-from headloc.bundled.checkpoint import write_json
 from headloc.bundled.checks import CheckSizes, measure
 from headloc.bundled.figures import Figure
 from headloc.bundled.recipe import Recipe
 from headloc.bundled.training import Reporter, train
 from headloc.bundled.vocabulary import attempts
+from headloc.files import read_json, write_json
 
 
 def build(
@@ -43,6 +42,6 @@ def document(
     figures = measure(model, AutoTokenizer.from_pretrained(folder), sizes=sizes)
     rows = {name: figure.to_dict() for name, figure in figures.items()}
     write_json(output_dir / "figures.json", rows)
-    curve = json.loads((output_dir / "curve.json").read_text(encoding="utf-8"))
+    curve = read_json(output_dir / "curve.json", "training curve")
     write_card(folder, recipe, figures, curve, model.num_parameters(), attempts())
     return figures

@@ -24,6 +24,7 @@ from headloc.bundled.objective import step_losses
 from headloc.bundled.optimizers import Optimizers
 from headloc.bundled.recipe import Architecture, Recipe
 from headloc.bundled.tokenizer import build_tokenizer
+from headloc.files import write_json
 
 #: Told after every reported step: steps done, steps in all, and the averages since the last call.
 Reporter = Callable[[int, int, dict[str, float]], None]
@@ -47,10 +48,10 @@ def train(
     model = build_model(recipe, tokenizer)
     optimizer = Optimizers(model, recipe.optimisation)
     done = checkpoint.load(folder, model, optimizer, recipe.to_dict())
-    checkpoint.write_json(output_dir / "recipe.json", recipe.to_dict())
+    write_json(output_dir / "recipe.json", recipe.to_dict())
     with one_thread():
         done = _run(model, optimizer, recipe, tokenizer, done, folder, progress)
-    checkpoint.write_json(output_dir / "curve.json", list(done.curve))
+    write_json(output_dir / "curve.json", list(done.curve))
     return save_model(model, tokenizer, output_dir / "model")
 
 

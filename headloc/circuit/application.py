@@ -125,14 +125,7 @@ def _means(circuit: Circuit, lm: FrozenLM) -> RoleMeans | None:
     """
     if circuit.objective.get("off_value") == "zero":
         return None
-    means = RoleMeans.from_tensors(circuit.tensors, mlps=circuit.feed_forward is not None)
-    shapes = [tuple(mean_RHd.shape[1:]) for mean_RHd in means.means]
-    expected = [(layer.heads, layer.width) for layer in lm.layout.layers]
-    if shapes != expected:
-        raise CircuitError(
-            f"The circuit's off-values have shapes {shapes} (heads, width), but {lm.source.name!r} "
-            f"has {expected}. Load the model that the circuit names."
-        )
+    means = RoleMeans.from_tensors(circuit.tensors, lm, mlps=circuit.feed_forward is not None)
     found_on = circuit.model.get("fingerprint")
     if found_on is not None and found_on != lm.source.fingerprint:
         warnings.warn(

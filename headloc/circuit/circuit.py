@@ -235,7 +235,10 @@ class Circuit(HubMethods):
         tensors = {"gates": self.gates, "scores": self.scores, **self.tensors}
         if self.feed_forward is not None:
             tensors |= self.feed_forward.to_tensors()
-        packed = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+        # Copies, because safetensors refuses tensors that share their memory.
+        packed = {
+            name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)
+        }
         write_bytes(folder / "gates.safetensors", save(packed, metadata={"format": "pt"}))
         write_text(folder / "README.md", circuit_card(self, repo_id))
 

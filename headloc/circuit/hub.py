@@ -21,6 +21,8 @@ from headloc.errors import CircuitError
 FILES = ("circuit.json", "gates.safetensors")
 """What is needed to read a circuit; nothing else is downloaded."""
 
+CARD = "README.md"
+
 
 class HubCircuit(ModelHubMixin, library_name="headloc"):
     """A circuit as the hub's mixin sees it.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from headloc.commands.build import build, build_lm, build_settings, checked_seed, plain
 from headloc.errors import HeadlocError, suggest
-from headloc.files import csv_text, usable_output_dir, write_json, write_text
+from headloc.files import csv_text, file_name, usable_output_dir, write_json, write_text
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -64,9 +64,11 @@ def build_methods(options: dict[str, Any], only: Any) -> dict[str, Method]:
         only: names of the methods to run; all when None.
 
     Raises:
-        HeadlocError: for a name that is not among them.
+        HeadlocError: for a name that is not among them, or that cannot name a folder.
     """
-    known = {name: own for name, own in options.items() if own is not None}
+    known = {
+        file_name(str(name), "A method"): own for name, own in options.items() if own is not None
+    }
     chosen = [only] if isinstance(only, str) else only
     for name in chosen or ():
         if name not in known:

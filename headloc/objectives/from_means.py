@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from headloc.errors import CircuitError, HeadlocError, TaskError, suggest
+from headloc.errors import HeadlocError, TaskError, suggest
 from headloc.lm.batch import RowIndex, TokenBatch, as_row_index
 from headloc.objectives.base import Objective
 from headloc.objectives.prompts import Progress, PromptSet, encode_examples
@@ -252,16 +252,11 @@ class FromMeans(Objective):
         """
         names = (*task.train, *task.held_out)
         self.train_tasks = tuple(task.train)
-        means = TaskMeans.from_tensors(names, tensors, "means", mlps=self.mlps)
-        held = [tuple(z_KHd.shape[1:]) for z_KHd in means.z]
-        expected = [(layer.heads, layer.width) for layer in lm.layout.layers]
-        if held != expected:
-            raise CircuitError(
-                f"The stored means are of another model: they hold (heads, width) {held}, and "
-                f"{lm.source.name!r} has {expected}. Use the model that they were estimated on."
-            )
+        means = TaskMeans.from_tensors(names, tensors, "means", lm, mlps=self.mlps)
         if self.off_value == "shuffled":
-            self.shuffled = TaskMeans.from_tensors(task.train, tensors, "shuffled", mlps=self.mlps)
+            self.shuffled = TaskMeans.from_tensors(
+                task.train, tensors, "shuffled", lm, mlps=self.mlps
+            )
         self._take(lm, means)
 
 

@@ -72,6 +72,11 @@ class FunctionVector(FromMeans):
     ) -> None:
         super().__init__(off_value, relative_to, prompts_per_task, cache_dir, mlps)
         _check_site(site)
+        if layer is not None and type(layer) is not int:
+            raise HeadlocError(
+                f"objective.layer={layer!r} must be a layer's number, or null for a third of the "
+                "depth."
+            )
         self.layer, self.site = layer, site
         self._contributions_KAD: Tensor | None = None
         self._off_AD: Tensor | None = None

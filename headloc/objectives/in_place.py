@@ -126,7 +126,7 @@ class InPlace(Objective):
         """Take the mean outputs of a saved circuit."""
         if self.off_value in ESTIMATED:
             on_device = {name: tensor.to(lm.device) for name, tensor in tensors.items()}
-            self.means = RoleMeans.from_tensors(on_device, mlps=self.mlps)
+            self.means = RoleMeans.from_tensors(on_device, lm, mlps=self.mlps)
 
     def prompt_set(
         self,

@@ -26,6 +26,7 @@ from headloc.lm.batch import Role, TokenBatch
 from headloc.lm.components import OffValues, read_components
 from headloc.lm.passes import in_passes
 from headloc.objectives.prompts import ROWS_PER_PASS, Progress
+from headloc.objectives.stored_means import stored_means
 
 if TYPE_CHECKING:
     from headloc.lm.frozen import FrozenLM
@@ -82,28 +83,27 @@ class RoleMeans:
         return {**tensors, "off/counts": self.counts_R}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], *, mlps: bool = False) -> RoleMeans:
+    def from_tensors(
+        cls, tensors: Mapping[str, Tensor], lm: FrozenLM, *, mlps: bool = False
+    ) -> RoleMeans:
         """Read back what `to_tensors` gave.
 
         Args:
             tensors: the tensors of a circuit.
+            lm: the model that they are used in.
             mlps: whether means of feed-forward blocks are needed.
 
         Raises:
-            CircuitError: when the tensors are missing.
+            CircuitError: when they are missing, or are those of another model.
         """
-        names = sorted(name for name in tensors if name.startswith("off/") and name[4:].isdigit())
-        blocks = sorted(name for name in tensors if name.startswith("off_mlp/")) if mlps else []
-        if not names or "off/counts" not in tensors or (mlps and not blocks):
+        counts_R = tensors.get("off/counts")
+        if counts_R is None or tuple(counts_R.shape) != (len(Role),):
             raise CircuitError(
                 "The circuit was found with mean off-values but does not hold them. "
                 "Save it again from the run that made it."
             )
-        return cls(
-            tuple(tensors[name] for name in names),
-            tensors["off/counts"],
-            tuple(tensors[name] for name in blocks),
-        )
+        heads, blocks = stored_means(tensors, "off", len(Role), lm, mlps=mlps)
+        return cls(heads, counts_R, blocks)
 
 
 @torch.no_grad()

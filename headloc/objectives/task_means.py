@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from headloc.errors import CircuitError, HeadlocError
+from headloc.errors import HeadlocError
 from headloc.lm.batch import Role
 from headloc.lm.projection import head_contributions
 from headloc.objectives.mean_cache import MeanKind, OneMean, cache_name, keep_means, read_means
 from headloc.objectives.off_values import role_means
 from headloc.objectives.prompts import Progress, encode_examples
+from headloc.objectives.stored_means import stored_means
 from headloc.randomness import stream
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class TaskMeans:
         tasks: Sequence[str],
         tensors: Mapping[str, Tensor],
         prefix: str,
+        lm: FrozenLM,
         *,
         mlps: bool = False,
     ) -> TaskMeans:
@@ -111,21 +113,13 @@ class TaskMeans:
             tasks: names of the tasks.
             tensors: the tensors of a circuit.
             prefix: what `to_tensors` was given.
+            lm: the model that they are used in.
             mlps: whether means of feed-forward blocks are needed.
 
         Raises:
-            CircuitError: when they are missing or belong to another number of tasks.
+            CircuitError: when they are missing, of another number of tasks, or of another model.
         """
-        names = sorted(name for name in tensors if name.startswith(f"{prefix}/"))
-        blocks = sorted(name for name in tensors if mlps and name.startswith(f"{prefix}_mlp/"))
-        complete = bool(names) and (bool(blocks) or not mlps)
-        if not complete or any(len(tensors[name]) != len(tasks) for name in (*names, *blocks)):
-            raise CircuitError(
-                f"The circuit does not hold the means of its {len(tasks)} tasks. Save it again "
-                "from the run that made it."
-            )
-        z, m = (tuple(tensors[name] for name in group) for group in (names, blocks))
-        return cls(tuple(tasks), z, m)
+        return cls(tuple(tasks), *stored_means(tensors, prefix, len(tasks), lm, mlps=mlps))
 
 
 def estimate_task_means(

@@ -52,7 +52,7 @@ def log_result(
             }
         )
         run.config.update({"model_source": dict(result.circuit.model)}, allow_val_change=True)
-        _log_circuit(run, result.circuit, settings, folder)
+        _log_circuit(run, result.circuit, folder)
     except Exception as error:
         log.warning("The result could not be logged to W&B (%s); its files are complete.", error)
 
@@ -125,23 +125,42 @@ def _predictions(path: Path) -> list[list[str]]:
     ]
 
 
-def _log_circuit(run: Any, circuit: Circuit, settings: Mapping[str, Any], folder: Path) -> None:
+def circuit_artifact(
+    circuit: Circuit, folder: Path, metadata: Mapping[str, Any] | None = None
+) -> Any:
+    """Return a circuit as an artifact: the files of a circuit, whatever else lies in its folder.
+
+    Args:
+        circuit: the circuit.
+        folder: its folder.
+        metadata: facts to record with it.
+    """
     import wandb
 
-    if not (folder / "circuit").is_dir():
-        return
+    from headloc.circuit.hub import CARD, FILES
+
     artifact = wandb.Artifact(
         artifact_name(task_name(circuit.task)),
         type="circuit",
         description=f"{len(circuit.heads)} heads of {model_name(circuit.model)}",
-        metadata={
-            "lm": dict(circuit.model),
-            "task": dict(circuit.task),
-            "objective": dict(circuit.objective),
-            "seed": circuit.seed,
-            "metrics": dict(circuit.metrics),
-        },
+        metadata=None if metadata is None else dict(metadata),
     )
-    for path in sorted((folder / "circuit").iterdir()):
-        artifact.add_file(str(path), name=path.name)
+    for name in (*FILES, CARD):
+        # A link may lead to anything of the user's.
+        if (folder / name).is_file() and not (folder / name).is_symlink():
+            artifact.add_file(str(folder / name), name=name)
+    return artifact
+
+
+def _log_circuit(run: Any, circuit: Circuit, folder: Path) -> None:
+    if not (folder / "circuit").is_dir():
+        return
+    facts = {
+        "lm": dict(circuit.model),
+        "task": dict(circuit.task),
+        "objective": dict(circuit.objective),
+        "seed": circuit.seed,
+        "metrics": dict(circuit.metrics),
+    }
+    artifact = circuit_artifact(circuit, folder / "circuit", facts)
     run.log_artifact(artifact, aliases=["latest", f"seed-{circuit.seed}"])

@@ -50,7 +50,7 @@ def gated_pass(circuit: Circuit, lm: FrozenLM, text_BT: Tensor, prompt: int) -> 
     """Logits of the columns from the last prompt token on, by one gated pass without a cache."""
     off = OffValues()
     if circuit.objective["off_value"] == "mean":
-        means = RoleMeans.from_tensors(circuit.tensors, mlps=circuit.feed_forward is not None)
+        means = RoleMeans.from_tensors(circuit.tensors, lm, mlps=circuit.feed_forward is not None)
         seen = float(means.counts_R[int(Role.ANSWER)]) > 0
         later = int(Role.ANSWER) if seen else int(Role.LAST)
         roles = [int(Role.LAST)] + [later] * (text_BT.shape[1] - prompt)

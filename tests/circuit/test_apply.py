@@ -225,7 +225,7 @@ def test_models_that_do_not_fit_are_refused() -> None:
         (circuit, nn.Linear(2, 2), "not to Linear"),
     ]
     wrong = {**circuit.tensors, "off/000": torch.zeros(10, 4, 9)}
-    refused.append((Circuit(**{**_fields(circuit), "tensors": wrong}), lm, "shapes"))
+    refused.append((Circuit(**{**_fields(circuit), "tensors": wrong}), lm, "another model"))
     for one, model, message in refused:
         with pytest.raises(CircuitError, match=message), one.apply(model):
             pass

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from headloc.objectives import InPlace, RoleMeans
 from headloc.objectives.prompts import encode_examples
 from headloc.randomness import stream
 from headloc.tasks import Pairs
+from tests.circuit.made import tiny_circuit
 from tests.objectives.by_hand import (
     PROJECTIONS,
     TOTAL,
@@ -26,6 +29,7 @@ from tests.objectives.by_hand import (
     prepared,
     random_gates,
 )
+from tests.tiny import tiny_lm
 
 SEED = 3
 PROMPTS = 30
@@ -131,8 +135,32 @@ def test_off_values_survive_a_saved_circuit_bit_for_bit(positions: str, tmp_path
 def test_tensors_without_means_are_refused() -> None:
     with pytest.raises(CircuitError, match="does not hold them"):
         InPlace("mean").load_tensors({}, digit_lm("llama"), add_k())
+    lm = tiny_lm("llama")
     with pytest.raises(CircuitError, match="does not hold them"):
-        RoleMeans.from_tensors({"off/000": torch.zeros(10, 4, 8)})
+        RoleMeans.from_tensors({"off/000": torch.zeros(10, 4, 8)}, lm)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda held: held.pop("off/001"), "'off/001' should have 10 rows and is not there"),
+        (lambda held: held.pop("off_mlp/001"), "'off_mlp/001' should have"),
+        (lambda held: held.update({"off/000": held["off/000"][:2]}), "has shape"),
+        (lambda held: held.update({"off/000": held["off/000"][:, :1]}), "another model"),
+        (lambda held: held.update({"off_mlp/000": held["off_mlp/000"][:, :1]}), "another model"),
+        (lambda held: held.update({"off/000": held["off/000"].int()}), "finite floats"),
+        (lambda held: held["off/000"].fill_(float("nan")), "finite floats"),
+        (lambda held: held.update({"off/counts": torch.zeros(2)}), "does not hold them"),
+    ],
+    ids=["layer", "block", "rows", "heads", "width", "type", "NaN", "counts"],
+)
+def test_broken_means_are_refused(change: Callable[[dict[str, Any]], Any], message: str) -> None:
+    lm = tiny_lm("llama")
+    held = dict(tiny_circuit(lm, mlps=True).tensors)
+    RoleMeans.from_tensors(held, lm, mlps=True)
+    change(held)
+    with pytest.raises(CircuitError, match=message):
+        RoleMeans.from_tensors(held, lm, mlps=True)
 
 
 @pytest.mark.parametrize("off_value", ["zero", "resample"])

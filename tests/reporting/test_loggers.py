@@ -4,6 +4,7 @@ import builtins
 import csv
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +185,8 @@ def test_a_failing_tracker_costs_a_warning(
 def test_artifact_names() -> None:
     assert artifact_name("add_k") == "circuit-add_k"
     assert artifact_name("a b/<c>") == "circuit-a-b-c-"
+    # Nothing that a task is called leads elsewhere.
+    for task in ("../../x", "/etc/passwd", "..\\x", "a\0b", "x" * 500, "\u202eabc"):
+        name = artifact_name(task)
+        assert re.fullmatch(r"circuit-[A-Za-z0-9_.-]{1,120}", name)
+        assert Path("folder", name).resolve().parent == Path("folder").resolve()

@@ -30,7 +30,8 @@ import numpy as np
 
 from headloc.errors import HeadlocError
 from tests.trust.mutation import mutate
-from tests.trust.targets import Target, targets
+from tests.trust.target import Target
+from tests.trust.targets import targets
 
 SECONDS = 10
 BYTES = 2 * 2**30

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,30 +26,24 @@ from headloc.tasks.prompts import Prompts
 from tests.circuit.made import tiny_circuit
 from tests.lm.test_loading import save_tokenizer
 from tests.tiny import tiny_lm
-
-Files = Mapping[str, bytes]
-
-
-@dataclass(frozen=True)
-class Target:
-    """Files that are read together.
-
-    Attributes:
-        name: what they are.
-        files: valid content by relative path; one of them is broken at a time.
-        read: reads them from a folder; raises a HeadlocError for what is wrong with them.
-    """
-
-    name: str
-    files: Files
-    read: Callable[[Path], Any]
+from tests.trust.run_targets import (
+    applied_circuit,
+    means,
+    prompt_files,
+    stages,
+    training,
+    vector_circuit,
+)
+from tests.trust.target import Target
 
 
 def targets(folder: Path) -> list[Target]:
     """Return all targets; `folder` is for making their valid files."""
     return [
         circuit(folder / "circuit"), *tasks(), *head_files(), config(), model(folder),
-        loaded(folder), checkpoint(folder),
+        loaded(folder), checkpoint(folder), *prompt_files(), applied_circuit(folder / "applied"),
+        vector_circuit(folder / "vector"),
+        stages(folder / "stages"), means(folder / "means"), training(folder / "training"),
     ]  # fmt: skip
 
 

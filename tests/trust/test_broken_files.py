@@ -25,12 +25,15 @@ from tests.commands.runs import Headloc
 from tests.tiny import tiny_lm
 from tests.trust.fuzzing import attempt, fuzz
 from tests.trust.mutation import mutate
-from tests.trust.targets import Target, targets
+from tests.trust.target import Target
+from tests.trust.targets import targets
 
 NAMES = (
     "circuit", "pairs", "labels, JSON", "labels, CSV", "prompts", "facts", "head file heads",
     "head file function_vectors", "head file csv", "head file mib", "head file headkv", "config",
-    "checkpoint folder", "model", "gate checkpoint",
+    "checkpoint folder", "model", "gate checkpoint", "prompt file auto_circuit",
+    "prompt file eap_ig", "prompt file edge_pruning", "circuit, applied", "circuit, task means",
+    "stages of a run", "task mean", "training state",
 )  # fmt: skip
 SLOW = {"config": 20, "model": 40}
 
