@@ -26,7 +26,7 @@ localize: $(STAMP)  ## Localize the heads of the bundled model on add-k
 TINY := model=local model.path=tests/data/gpt2_tiny model.dtype=float32 task.k_max=8 \
 	task.x_min=1 task.x_max=16 'task.held_out_k=[]'
 
-compare: $(STAMP)  ## Compare methods on the bundled model and a tiny GPT-2: the figures of the README
+compare: $(STAMP)  ## Compare methods on the bundled model and a tiny GPT-2: the figures of its guide
 	$(BIN)/headloc compare output_dir=build/compare/bundled
 	$(BIN)/headloc compare $(TINY) output_dir=build/compare/gpt2_tiny
 

@@ -34,6 +34,7 @@ Commands
 {commands}
 
   headloc COMMAND --help     the options of a command
+  headloc guide NAME         a short guide to a command; gotchas: symptom, cause, fix
   headloc --version
 
 Hydra's own flags work with localize, evaluate, refine, analyze, reproduce, layers, compare,
@@ -159,6 +160,12 @@ def _circuit_import(arguments: Sequence[str]) -> None:
     import_(arguments)
 
 
+def _guide(arguments: Sequence[str]) -> None:
+    from headloc.commands.guide import run
+
+    run(arguments)
+
+
 COMMANDS = (
     Command(("localize",), "find the heads that carry a task", _localize, "localize"),
     Command(("evaluate",), "score a saved circuit on a model and a task", _evaluate, "evaluate"),
@@ -234,6 +241,13 @@ COMMANDS = (
         ("bundled", "train"), "train the bundled model from its recipe", _bundled_train,
         "bundled_train",
     ),
+    Command(
+        ("guide",),
+        "read a guide, without a network",
+        _guide,
+        usage="headloc guide [NAME]\n\n"
+        "Without a name: the guides, one to each command, and the page of gotchas.",
+    ),
 )  # fmt: skip
 
 
@@ -300,7 +314,7 @@ def _help(command: Command) -> str:
     name = " ".join(command.words)
     if command.config is None:
         usage = command.usage if isinstance(command.usage, str) else command.usage()
-        return f"{command.summary}\n\n  {usage}"
+        return f"{command.summary}\n\n  {usage}{_pointer(command)}"
     folder = config_dir()
     text = (folder / f"{command.config}.yaml").read_text(encoding="utf-8")
     parts = [f"headloc {name} [key=value ...]: {command.summary}", "", text.rstrip()]
@@ -315,7 +329,15 @@ def _help(command: Command) -> str:
                 if not line.startswith(("_target_", "# @package"))
             ]  # fmt: skip
             parts += [f"  {label}", *(f"      {line}" for line in options)]
-    return "\n".join(parts)
+    return "\n".join(parts) + _pointer(command)
+
+
+def _pointer(command: Command) -> str:
+    """Return the line that ends a command's help, nothing where there is no guide to it."""
+    from headloc.guides import guide_of
+
+    guide = guide_of(command.words)
+    return "" if guide is None else f"\n\nGuide: headloc guide {guide}"
 
 
 def config_dir() -> Path:
