@@ -60,9 +60,11 @@ def plan_conditions(
     if components.mlps:
         plan |= {name: [mask_A] for name, mask_A in _apart(components, chosen_A).items()}
     if random_sets > 0:
+        # A stream for either kind: further sets leave the first ones as they are.
+        layers = stream(seed, "controls", "layers")
         plan["random"] = [_random(rng, components, chosen_A) for _ in range(random_sets)]
         plan["random_layers"] = [
-            _layer_matched(rng, components, chosen_A) for _ in range(random_sets)
+            _layer_matched(layers, components, chosen_A) for _ in range(random_sets)
         ]
     order = (*CONDITIONS[:2], *APART, *CONDITIONS[2:])
     return {name: plan[name] for name in order if name in plan}

@@ -106,4 +106,7 @@ class PromptRows(L.LightningDataModule):
 
 
 def _loader(order: EpochOrder) -> DataLoader[Tensor]:
-    return DataLoader(_Rows(order.rows), sampler=order, batch_size=None)
+    # Without a generator of its own a loader draws a seed for its workers from torch's global one.
+    return DataLoader(
+        _Rows(order.rows), sampler=order, batch_size=None, generator=torch.Generator()
+    )

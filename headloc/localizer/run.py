@@ -137,6 +137,7 @@ def localize(
     lm.keeper = PrefixKeeper(parts.data.cache)
     history, ledger, journal = GateHistory(), TokenLedger(), journal or Journal()
     cost = TrainingCost(ledger)
+    _probe(lm, parts.objective)
     fitter = make_trainer(parts, [history, cost, *(callbacks or [])])
     prompts = prepare(parts, ledger, stages, journal)
     journal.begin()
@@ -181,3 +182,13 @@ def localize(
     circuit = make_circuit(parts, found, seed, metrics)
     stable = tuple(make_circuit(parts, other, number, {}) for number, other in replicates)
     return Localization(circuit, verdicts, history, ledger, metrics, stable, greedy, found.path)
+
+
+def _probe(lm: FrozenLM, objective: Objective) -> None:
+    """Find out what a model can do before its passes are counted.
+
+    It is found out once per model: a second run in the same process must not cost less.
+    """
+    _ = lm.supports_prefix_cache
+    if objective.mlps:
+        _ = lm.mlps

@@ -159,4 +159,7 @@ def _sum_by_role(out_BT: Tensor, real_BT: Tensor, index_S: Tensor, roles: int) -
     # The layers of a model may lie on several devices.
     out_S, index_S = out_BT[real_BT.to(out_BT.device)], index_S.to(out_BT.device)
     total_R = torch.zeros(roles, *out_S.shape[1:], dtype=torch.float64, device=out_S.device)
-    return total_R.index_add_(0, index_S, out_S.to(torch.float64))
+    # Not index_add_: on a GPU it adds in another order every time.
+    for role in index_S.unique().tolist():
+        total_R[role] = out_S[index_S == role].sum(0, dtype=torch.float64)
+    return total_R
