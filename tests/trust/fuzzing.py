@@ -1,6 +1,6 @@
 """Feed broken files to everything that reads files of a user's, and see how each attempt ends.
 
-    python -m tests.trust.fuzzing --mutations 100000 --seed 0
+    python -m tests.trust.fuzzing --mutations 100000 --drawn 20000 --seed 0
 
 An attempt ends well when the files are read, or refused with a HeadlocError (on the command line:
 with status 2).  Anything else is a finding: another exception, more than `SECONDS` of time, or more
@@ -64,7 +64,7 @@ def attempt(target: Target, folder: Path, number: int, seed: int) -> str | Findi
         path.write_bytes(mutate(content, rng) if name == broken else content)
     content = (folder / broken).read_bytes()
     try:
-        with _silent(), _limited():
+        with silent(), limited():
             target.read(folder)
     except HeadlocError as error:
         message = str(error)
@@ -82,7 +82,8 @@ def attempt(target: Target, folder: Path, number: int, seed: int) -> str | Findi
 
 
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
+    """Keep what is printed and warned of to itself."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), \
             contextlib.redirect_stderr(io.StringIO()):  # fmt: skip
         warnings.simplefilter("ignore")
@@ -90,7 +91,7 @@ def _silent() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _limited() -> Iterator[None]:
+def limited() -> Iterator[None]:
     """Raise `TooSlow` after a while."""
 
     def late(number: int, frame: FrameType | None) -> None:
@@ -125,8 +126,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mutations", type=int, default=100_000, help="in all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--drawn", type=int, default=0, help="further ones by hypothesis, in all")
     parser.add_argument("--only", help="part of a target's name")
     given = parser.parse_args()
+    from tests.trust.drawing import check
+
     sys.argv = ["headloc"]
     kinds: dict[tuple[str, str, str], Finding] = {}
     with tempfile.TemporaryDirectory() as made:
@@ -139,6 +143,10 @@ def main() -> int:
             print(f"{target.name:<28} {told}  ({time.monotonic() - start:.0f} s)", flush=True)
             for one in findings:
                 kinds.setdefault((one.target, one.error.split(":")[0], one.where), one)
+            if given.drawn:
+                # Raises for what it finds, with the smallest file that breaks.
+                check(target, given.drawn // len(chosen))
+                print(f"{'':<28} {given.drawn // len(chosen)} drawn by hypothesis", flush=True)
     for one in kinds.values():
         print(f"\n{one.target}, {one.file}, number {one.number}: {one.error}\n  at {one.where}")
         print(f"  {one.content[:200]!r}")

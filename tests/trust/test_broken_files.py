@@ -23,6 +23,7 @@ from headloc.tasks import Labels, Pairs, rebuild_task
 from tests.circuit.made import tiny_circuit
 from tests.commands.runs import Headloc
 from tests.tiny import tiny_lm
+from tests.trust.drawing import check
 from tests.trust.fuzzing import attempt, fuzz
 from tests.trust.mutation import mutate
 from tests.trust.target import Target
@@ -52,6 +53,30 @@ def test_what_is_broken_is_read_or_refused(
     counts, findings = fuzz(made[name], SLOW.get(name, 150), seed=2)
     assert not findings, findings[0]
     assert counts["refused"] > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_hypothesis_draws_is_read_or_refused(
+    name: str, made: dict[str, Target], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["headloc"])
+    check(made[name], 5 if name in SLOW else 40)
+
+
+def test_hypothesis_finds_the_smallest_file_that_breaks() -> None:
+    def read(folder: Path) -> None:
+        try:
+            data = json.loads((folder / "f").read_text())
+            found = data["number"]
+        except (ValueError, TypeError, LookupError, RecursionError):
+            raise HeadlocError("refused") from None
+        if isinstance(found, list):
+            raise KeyError(json.dumps(data))
+
+    content = b'{"number": 1, "text": "a"}'
+    with pytest.raises(KeyError) as caught:
+        check(Target("t", {"f": content}, read), 500)
+    assert json.loads(caught.value.args[0]) == {"number": [], "text": "a"}
 
 
 def test_all_targets_are_fuzzed(made: dict[str, Target]) -> None:
