@@ -17,7 +17,7 @@ from headloc.lm.batch import Role, TokenBatch
 from headloc.objectives.prompts import encode_examples
 from headloc.randomness import stream
 from headloc.tasks import Encoded, Example, Facts
-from headloc.tasks.prompts import AsItIs
+from headloc.tasks.whole_prompts import AsItIs
 
 from .base import NotApplicable, Subject
 from .neuron_ablation import Outcome, outcome

@@ -11,18 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
 from headloc.errors import TaskError, suggest
-from headloc.tasks.checks import Items, integer, known_pool, texts
-from headloc.tasks.example import Demonstration, Example
+from headloc.tasks.checks import integer, texts
+from headloc.tasks.example import Example
 from headloc.tasks.fact_files import KnownFact, bundled_facts, read_facts
-from headloc.tasks.family import Split, TaskFamily
-from headloc.tasks.files import BUNDLED, fingerprint, halves, require_path
-from headloc.tasks.prompts import AsItIs
+from headloc.tasks.files import BUNDLED, fingerprint, require_path
+from headloc.tasks.whole_prompts import WholePrompts
 
 
-class Facts(TaskFamily):
+class Facts(WholePrompts):
     """Facts of one or several relations.
 
     Half of each relation's facts is for finding heads, the other half for scoring them.  A draw
@@ -46,7 +43,6 @@ class Facts(TaskFamily):
         relations: Sequence[str] | None = None,
         max_items: int | None = None,
     ) -> None:
-        super().__init__(template=AsItIs(), shots=0)
         require_path(path, "FILE, a JSON list of facts, or task.path=bundled")
         self._path, self._relations, self._max_items = path, relations, max_items
         file = Path(path).expanduser()
@@ -61,11 +57,12 @@ class Facts(TaskFamily):
         if max_items is not None:
             most = integer("task.max_items", max_items, minimum=1)
             self._facts = {name: dict(list(f.items())[:most]) for name, f in self._facts.items()}
-        self.train, self.held_out = tuple(self._facts), ()
-        self._pools = {
-            name: dict(zip(("fit", "score"), halves(list(facts)), strict=True))
-            for name, facts in self._facts.items()
-        }
+        super().__init__(
+            {
+                name: {prompt: fact.target for prompt, fact in facts.items()}
+                for name, facts in self._facts.items()
+            }
+        )
 
     def options(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -84,49 +81,6 @@ class Facts(TaskFamily):
     def fact(self, example: Example) -> KnownFact:
         """The fact that an example was made of."""
         return self._facts[self._known(example.task)][example.query]
-
-    def draw(
-        self,
-        n: int,
-        rng: np.random.Generator,
-        *,
-        split: Split,
-        shots: int | None = None,
-        items: Items = "all",
-    ) -> list[Example]:
-        """Draw up to n different facts, the relations taking turns.
-
-        Raises:
-            TaskError: when demonstrations or held-out tasks are asked for: there are none.
-        """
-        self._shots(shots)
-        queues = []
-        for task in self._split(split):
-            pairs = self._pairs(task, known_pool(items))
-            order = rng.permutation(len(pairs))
-            queues.append([Example(task, (), pairs[i].input, pairs[i].output) for i in order])
-        longest = max(map(len, queues))
-        turns = [queue[i] for i in range(longest) for queue in queues if i < len(queue)]
-        return turns[: integer("n", n, minimum=0)]
-
-    def _shots(self, shots: int | None) -> int:
-        if shots:
-            raise TaskError("Facts take no demonstrations. Leave shots at 0, or use task=pairs.")
-        return 0
-
-    def _pairs(self, task: str, items: Items) -> Sequence[Demonstration]:
-        return [
-            Demonstration(prompt, fact.target)
-            for prompt, fact in self._facts[task].items()
-            if items == "all" or prompt in self._pools[task][items]
-        ]
-
-    def _relabel(self, example: Example, task: str) -> Example | None:
-        return None
-
-    def describe(self) -> dict[str, Any]:
-        """Everything needed to build the family again, in plain JSON values."""
-        return {**super().describe(), "shots": 0}
 
 
 def _by_relation(facts: Sequence[KnownFact], where: str) -> dict[str, dict[str, KnownFact]]:

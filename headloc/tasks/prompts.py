@@ -11,7 +11,7 @@ import` makes such files of the prompt files of other tools.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,11 +19,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from headloc.errors import TaskError
-from headloc.tasks.checks import Items, integer, known_pool
-from headloc.tasks.example import Demonstration, Example
-from headloc.tasks.family import Split, TaskFamily
-from headloc.tasks.files import fingerprint, halves, is_unicode, read_json, require_path
-from headloc.tasks.template import Template
+from headloc.tasks.example import Example
+from headloc.tasks.files import fingerprint, is_unicode, read_json, require_path
+from headloc.tasks.whole_prompts import WholePrompts
 
 KEYS = ("prompt", "answer", "counterfactual", "other_answer")
 _SHAPE = '[{"prompt": "1 + 2 =", "answer": " 3", "counterfactual": "1 + 7 ="}, ...]'
@@ -51,20 +49,7 @@ class Prompt:
         return {key: value for key, value in pairs if value is not None}
 
 
-@dataclass(frozen=True, slots=True)
-class AsItIs(Template):
-    """The template of whole prompts: nothing is put around them."""
-
-    in_pre: str = ""
-    in_sep: str = ""
-    out_pre: str = ""
-    out_sep: str = ""
-
-    def __post_init__(self) -> None:
-        """Nothing has to separate an input from its label where there are no demonstrations."""
-
-
-class Prompts(TaskFamily):
+class Prompts(WholePrompts):
     """One task, given by its prompts.
 
     Half of the prompts is for finding heads, the other half for scoring them.  A draw holds every
@@ -80,16 +65,14 @@ class Prompts(TaskFamily):
     name: ClassVar[str] = "prompts"
 
     def __init__(self, path: str | Path) -> None:
-        super().__init__(template=AsItIs(), shots=0)
         require_path(path, "FILE, a JSON list of prompts")
         file = Path(path).expanduser()
         self._path = path
         self._prompts = parse_prompts(read_json(file), str(file))
         if len(self._prompts) < 4:
             raise TaskError(f"{file} has {len(self._prompts)} prompts. Give four or more.")
-        self.train, self.held_out = (file.stem,), ()
-        fit, score = halves(list(self._prompts))
-        self._pools = {"fit": fit, "score": score}
+        answers = {text: prompt.answer for text, prompt in self._prompts.items()}
+        super().__init__({file.stem: answers})
 
     def options(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -99,27 +82,6 @@ class Prompts(TaskFamily):
         """Number of prompts, and a fingerprint of them all."""
         data = [prompt.to_dict() for prompt in self._prompts.values()]
         return {"items": len(data), "data": fingerprint(data)}
-
-    def draw(
-        self,
-        n: int,
-        rng: np.random.Generator,
-        *,
-        split: Split,
-        shots: int | None = None,
-        items: Items = "all",
-    ) -> list[Example]:
-        """Draw up to n different prompts, in random order.
-
-        Raises:
-            TaskError: when demonstrations or held-out tasks are asked for: there are none.
-        """
-        (task,) = self._split(split)
-        self._shots(shots)
-        pairs = self._pairs(task, known_pool(items))
-        count = min(integer("n", n, minimum=0), len(pairs))
-        chosen = rng.permutation(len(pairs))[:count]
-        return [Example(task, (), pairs[i].input, pairs[i].output) for i in chosen]
 
     def counterfactual(self, example: Example, rng: np.random.Generator) -> Example:
         """The corrupted prompt of the file.
@@ -135,26 +97,6 @@ class Prompts(TaskFamily):
             )
         answer = prompt.other_answer or prompt.answer
         return Example(example.task, (), prompt.counterfactual, answer)
-
-    def _shots(self, shots: int | None) -> int:
-        if shots:
-            raise TaskError("Whole prompts take no further demonstrations. Leave shots at 0.")
-        return 0
-
-    def _pairs(self, task: str, items: Items) -> Sequence[Demonstration]:
-        pool = self._prompts if items == "all" else self._pools[items]
-        return [
-            Demonstration(text, prompt.answer)
-            for text, prompt in self._prompts.items()
-            if text in pool
-        ]
-
-    def _relabel(self, example: Example, task: str) -> Example | None:
-        return None
-
-    def describe(self) -> dict[str, Any]:
-        """Everything needed to build the family again, in plain JSON values."""
-        return {**super().describe(), "shots": 0}
 
 
 def parse_prompts(content: Any, where: str) -> dict[str, Prompt]:
