@@ -10,57 +10,15 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from headloc.errors import HeadlocError
 from headloc.lm.head_tap import tap_heads
-from headloc.lm.hooks import TapCount, check_columns, column_range, compute_dtype, splice
+from headloc.lm.hooks import TapCount, check_columns
+from headloc.lm.interpolation import Interpolation, check_gates
 
 if TYPE_CHECKING:
     from headloc.lm.frozen import FrozenLM
-
-
-class _Gating:
-    """`z' = g z + (1 - g) off` for every layer; tensors are cut per layer once, at entry."""
-
-    def __init__(
-        self, lm: FrozenLM, gates: Tensor, off: Sequence[Tensor] | None, columns: slice | None
-    ) -> None:
-        self._dtype = compute_dtype(lm.dtype)
-        sizes = [heads.heads for heads in lm.layout.layers]
-        gates_BTA = _as_columns(gates.to(self._dtype))
-        self._gates = [g_BTH[..., None] for g_BTH in gates_BTA.split(sizes, dim=-1)]
-        # Not multiplied with `off` here: one context may serve several backward passes.
-        rest_BTA = 1 - gates_BTA
-        self._rest = [r_BTH[..., None] for r_BTH in rest_BTA.split(sizes, dim=-1)]
-        self._off = off
-        self._columns = columns
-
-    def edit(self, position: int, z_BTHd: Tensor) -> Tensor:
-        start, stop = column_range(self._columns, z_BTHd.shape[1])
-        part_BTHd = z_BTHd[:, start:stop].to(self._dtype)
-        gate = self._gates[position].to(z_BTHd.device)
-        if gate.shape[0] not in (1, z_BTHd.shape[0]):
-            raise HeadlocError(
-                f"The gates have {gate.shape[0]} rows, but {z_BTHd.shape[0]} rows are running. "
-                "Give one row per prompt, or a single head vector for all."
-            )
-        if self._off is None:
-            new_BTHd = part_BTHd * gate
-        else:
-            off = self._off[position].to(z_BTHd.device, self._dtype)
-            rest = self._rest[position].to(z_BTHd.device)
-            # g z + (1 - g) off and not off + g (z - off): exact, bit for bit, where g is 1.
-            new_BTHd = torch.addcmul(rest * off, part_BTHd, gate)
-        return splice(z_BTHd, new_BTHd, start, stop)
-
-
-def _as_columns(gates: Tensor) -> Tensor:
-    """Return gates [A], [B, A] or [B, T, A] as gates_BTA that broadcast over rows and columns."""
-    if gates.ndim == 1:
-        return gates[None, None]
-    return gates[:, None] if gates.ndim == 2 else gates
 
 
 def gate_heads(
@@ -87,14 +45,10 @@ def gate_heads(
         TapError: as `tap_heads`; also when `columns` reaches beyond the forward.
     """
     check_columns(columns)
-    if gates.ndim not in (1, 2, 3) or gates.shape[-1] != lm.layout.total:
-        raise HeadlocError(
-            f"Gates of shape {tuple(gates.shape)} do not fit a model with {lm.layout.total} heads. "
-            f"Give [{lm.layout.total}], [rows, {lm.layout.total}] or [rows, columns, "
-            f"{lm.layout.total}]."
-        )
+    check_gates(gates, lm.layout.total, "heads")
     _check_off(lm, off)
-    return tap_heads(lm, _Gating(lm, gates, off, columns).edit)
+    sizes = [heads.heads for heads in lm.layout.layers]
+    return tap_heads(lm, Interpolation(lm, gates, sizes, 1, off, columns).edit)
 
 
 def _check_off(lm: FrozenLM, off: Sequence[Tensor] | None) -> None:

@@ -18,14 +18,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from headloc.errors import HeadlocError
-from headloc.lm.hooks import (
-    TapCount,
-    attached,
-    check_columns,
-    column_range,
-    compute_dtype,
-    splice,
-)
+from headloc.lm.hooks import TapCount, attached, check_columns, column_range
+from headloc.lm.interpolation import Interpolation, check_gates
 
 if TYPE_CHECKING:
     from headloc.lm.frozen import FrozenLM
@@ -136,37 +130,6 @@ def read_mlps(lm: FrozenLM, *, columns: slice | None = None) -> Iterator[MlpRead
         yield reading
 
 
-class _Gating:
-    """`m' = g m + (1 - g) off` for every feed-forward block."""
-
-    def __init__(
-        self, lm: FrozenLM, gates: Tensor, off: Sequence[Tensor] | None, columns: slice | None
-    ) -> None:
-        self._dtype = compute_dtype(lm.dtype)
-        gates = gates.to(self._dtype)
-        gates_BTM = gates[None, None] if gates.ndim == 1 else gates
-        self._gates_BTM = gates_BTM[:, None] if gates.ndim == 2 else gates_BTM
-        self._off = off
-        self._columns = columns
-
-    def edit(self, position: int, m_BTD: Tensor) -> Tensor:
-        start, stop = column_range(self._columns, m_BTD.shape[1])
-        part_BTD = m_BTD[:, start:stop].to(self._dtype)
-        gate_BT1 = self._gates_BTM[..., position : position + 1].to(m_BTD.device)
-        if gate_BT1.shape[0] not in (1, m_BTD.shape[0]):
-            raise HeadlocError(
-                f"The gates have {gate_BT1.shape[0]} rows, but {m_BTD.shape[0]} rows are running. "
-                "Give one row per prompt, or a single vector for all."
-            )
-        if self._off is None:
-            new_BTD = part_BTD * gate_BT1
-        else:
-            off_BTD = self._off[position].to(m_BTD.device, self._dtype)
-            # As for heads: exact, bit for bit, where the gate is 1.
-            new_BTD = torch.addcmul((1 - gate_BT1) * off_BTD, part_BTD, gate_BT1)
-        return splice(m_BTD, new_BTD, start, stop)
-
-
 def gate_mlps(
     lm: FrozenLM,
     gates: Tensor,
@@ -192,13 +155,9 @@ def gate_mlps(
     """
     check_columns(columns)
     blocks = len(lm.mlps)
-    if gates.ndim not in (1, 2, 3) or gates.shape[-1] != blocks:
-        raise HeadlocError(
-            f"Gates of shape {tuple(gates.shape)} do not fit a model with {blocks} feed-forward "
-            f"blocks. Give [{blocks}], [rows, {blocks}] or [rows, columns, {blocks}]."
-        )
+    check_gates(gates, blocks, "feed-forward blocks")
     _check_off(lm, off)
-    return tap_mlps(lm, _Gating(lm, gates, off, columns).edit)
+    return tap_mlps(lm, Interpolation(lm, gates, [1] * blocks, 0, off, columns).edit)
 
 
 def _check_off(lm: FrozenLM, off: Sequence[Tensor] | None) -> None:
