@@ -31,7 +31,7 @@ from tests.tasks.zoo import qwen, word_level
 from tests.tiny import SPECS, tiny_batch, tiny_lm, tiny_model
 
 SEED = 2
-_QUICK: dict[str, Any] = {
+QUICK: dict[str, Any] = {
     "data": DataSettings(8, 8, 8, 8, 8, batch_size=8),
     "verdict": VerdictSettings(random_sets=0),
     "trainer": {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False},
@@ -97,7 +97,7 @@ def saving(family: str) -> None:
         assert lm.source.fingerprint == known.source.fingerprint
         assert torch.equal(lm.logits(tiny_batch()), known.logits(tiny_batch()))
         task = OwnNumbers(lm)
-        found = localize(lm, task, objective=InPlace("mean"), seed=SEED, **_QUICK)
+        found = localize(lm, task, objective=InPlace("mean"), seed=SEED, **QUICK)
         found.circuit.save(Path(place) / "circuit")
         again = Circuit.load(Path(place) / "circuit")
     _same_circuit(again, found.circuit)
