@@ -9,6 +9,7 @@ many prompts a step of the optimizer averages over, so it changes the gates, on 
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -30,16 +31,18 @@ from headloc.lm.frozen import FrozenLM
 from headloc.lm.passes import PassSizes
 from headloc.localizer.run import Localization
 from headloc.localizer.settings import DataSettings, VerdictSettings
+from headloc.objectives import FunctionVector, InPlace
 from tests.architectures.saving import OwnNumbers, answering_lm
 from tests.commands.runs import SMALL
 from tests.localizer.planted import OwnAnswers, planted_lm, small
 from tests.trust.drawn import Drawn, disturb, global_state, recording
+from tests.trust.dtypes import LAMBDA, OPERATIONS
 from tests.trust.killing import differences
 
 ROOT = Path(__file__).parents[2]
-SCORES = 1e-4
-"""Largest change of a log-probability, in nats, that counts as rounding in float32: logits of a
-size of up to 50 and a few dozen roundings of relative size 6e-8 on the way to them."""
+SCORES = 2 * LAMBDA * math.sqrt(6 * OPERATIONS + 4) * torch.finfo(torch.float32).eps / 2 * 20
+"""Largest change of a log-probability that counts as rounding: 8e-5 nats, the tolerance of
+`tests/trust/dtypes.py` for float32, six layers and logits of up to 20.  Measured: 3e-6."""
 GATES = {"rtol": 1e-4, "atol": 1e-5}
 """The same of a trained gate, which Adam moves by the sign of small gradients."""
 
@@ -296,6 +299,11 @@ def test_parts_of_the_verdict_do_not_touch_one_another(part: str) -> None:
 # The process around a run.
 
 KINDS: dict[str, dict[str, Any]] = {
+    "resample": {"objective": InPlace("resample"), "trainer": {"max_epochs": 1}},
+    "function vector": {
+        "objective": FunctionVector(layer=1, prompts_per_task=2),
+        "trainer": {"max_epochs": 1},
+    },
     "one": {"verdict": VerdictSettings(random_sets=2, replicates=1, greedy=True)},
     "path": {"gates": L1Gates(), "sparsity": PathSparsity([0.01, 0.1], seeds=2)},
 }
