@@ -5,13 +5,13 @@ Pictures are inline SVG; everything else is escaped by the template engine.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headloc.files import write_text
+from headloc.reporting.inline import inline_svg
 from headloc.reporting.text import model_name, plural, task_name, visible
 from headloc.reporting.versions import package_versions
 
@@ -20,6 +20,7 @@ from .saving import FINDINGS, rendered_picture
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 MOST_ROWS = 40
 """Rows of a table that the page shows; the csv file has all."""
@@ -95,7 +96,7 @@ def _section(analysis: Analysis, found: Findings, folder: Path) -> dict[str, Any
         "name": analysis.name,
         "question": analysis.question,
         "sentences": found.sentences,
-        "pictures": [(p.caption, inline_svg(p, saved)) for p in found.pictures],
+        "pictures": [(p.caption, _drawn(p, saved)) for p in found.pictures],
         "tables": [_shown(table) for table in found.tables],
         "options": analysis.options(),
     }
@@ -111,26 +112,11 @@ def _shown(table: Table) -> dict[str, Any]:
     }
 
 
-def inline_svg(picture: Picture, saved: Path) -> Any:
-    """Return a picture as an SVG element, without the prolog that HTML has no place for.
-
-    Args:
-        picture: the picture.
-        saved: the folder of its analysis, where it has mostly been drawn already.
-    """
-    from markupsafe import Markup, escape
-
+def _drawn(picture: Picture, saved: Path) -> Markup:
+    """Return a picture as an element of the page; mostly its file has been drawn already."""
     path = saved / f"{picture.name}.svg"
     drawn = path.read_bytes() if path.is_file() else rendered_picture(picture, ("svg",))["svg"]
-    text = drawn.decode("utf-8")
-    element = text[text.index("<svg") :]
-    # As wide as the page at most; the viewBox keeps the proportions.
-    element = re.sub(
-        r'^<svg\b([^>]*?) width="([^"]*)"', r'<svg\1 style="max-width: \2"', element, count=1
-    )
-    element = re.sub(r'^<svg\b([^>]*?) height="[^"]*"', r"<svg\1", element, count=1)
-    label = escape(picture.caption)
-    return Markup(element.replace("<svg", f'<svg role="img" aria-label="{label}"', 1))
+    return inline_svg(drawn.decode("utf-8"), picture.caption)
 
 
 def cell_text(value: Cell) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 
 from headloc.commands.columns import columns
 from headloc.compare.by_size import tables
@@ -22,7 +23,7 @@ LEGEND = (
     "CPR, CMD, log-k area: of accuracy, mean over seeds, in each method's signed order",
     "cost: forward-equivalents of the ranking, with the prefixes and off-values that it uses",
     "overlap: Jaccard index of the chosen sets of two seeds",
-    "the first is below it at: sizes at which the paired 95 % interval of the first method minus",
+    "the first is below it at: sizes at which the paired 95 % interval of the first method minus "
     "this one lies under zero; in brackets by the band for all sizes together",
 )
 
@@ -33,7 +34,7 @@ def printed(found: Comparison) -> list[str]:
     for result in found.results:
         rows = summaries(found, result)
         lines += [
-            f"off-value {result.off_value}   {about(found, result)}",
+            "   ".join(f"{name} {value}" for name, value in frame(found, result)),
             *columns(HEADER, [cells(row) for row in rows]),
             "",
             *(
@@ -44,16 +45,18 @@ def printed(found: Comparison) -> list[str]:
             *verdict(found, result, rows),
             "",
         ]
-    return [*lines, *LEGEND]
+    return [*lines, *(line for text in LEGEND for line in wrap(text, 96, subsequent_indent="  "))]
 
 
-def about(found: Comparison, result: UnderOffValue) -> str:
-    """Return the accuracies that frame all others, and how the best sets were found."""
+def frame(found: Comparison, result: UnderOffValue) -> list[tuple[str, str]]:
+    """Return the accuracies that frame all others, and how the best sets were found, by name."""
     full = mean_interval(result.test.full_N, found.seed)
-    return (
-        f"whole model {full} (n = {full.n})   all heads closed {result.test.accuracy(()):.3f}   "
-        f"best sets by {result.optimum.search} search"
-    )
+    return [
+        ("off-value", result.off_value),
+        ("whole model", f"{full} (n = {full.n})"),
+        ("all heads closed", f"{result.test.accuracy(()):.3f}"),
+        ("best sets by", f"{result.optimum.search} search"),
+    ]
 
 
 def cells(row: Summary) -> list[str]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headloc.compare.by_size import tables
 from headloc.compare.picture import draw
-from headloc.compare.printed import HEADER, LEGEND, about, cells, verdict
+from headloc.compare.printed import HEADER, LEGEND, cells, frame, verdict
 from headloc.compare.records import summaries
 from headloc.compare.run import Comparison
 from headloc.files import write_text
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
+
     from headloc.lm.frozen import FrozenLM
 
 _TEMPLATE = "methods_report.html.j2"
@@ -39,7 +40,7 @@ def write_report(found: Comparison, lm: FrozenLM, task: str, config_yaml: str, p
         parts.append(
             {
                 "off_value": result.off_value,
-                "about": about(found, result),
+                "frame": frame(found, result),
                 "verdict": verdict(found, result, rows),
                 "rows": [cells(row) for row in rows],
                 "tables": tables(found, result),
@@ -59,15 +60,17 @@ def write_report(found: Comparison, lm: FrozenLM, task: str, config_yaml: str, p
     write_text(path, render(_TEMPLATE, context))
 
 
-def _picture(found: Comparison) -> object:
-    """Return the picture as an SVG element, without what only a file of its own needs."""
-    from markupsafe import Markup
+def _picture(found: Comparison) -> Markup:
     from matplotlib import rc_context
 
+    from headloc.reporting.inline import inline_svg
     from headloc.reporting.pictures import STYLE, rendered
 
     with rc_context(STYLE):
-        text = rendered(draw(found), "svg").decode()
-    element = text[text.index("<svg") :]
-    # Drawn from figures alone; names of methods are glyphs in it, not text.
-    return Markup(re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL))
+        drawn = rendered(draw(found), "svg").decode()
+    methods = ", ".join(found.results[0].found)
+    return inline_svg(
+        drawn,
+        f"Accuracy by number of heads of {methods} and the best sets; the numbers are those of the "
+        "tables below",
+    )

@@ -37,6 +37,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "visible": lambda text: visible(text, keep="\n"),
+        "capitalise": lambda text: text[:1].upper() + text[1:],
         "percent": percent,
         "duration": duration,
         "thousands": lambda value: f"{value:,.0f}",

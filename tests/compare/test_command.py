@@ -107,13 +107,13 @@ def test_a_record_is_charged_with_what_its_ranking_takes(folder: Path) -> None:
 def test_the_table_has_every_method_at_every_shown_size(folder: Path) -> None:
     page = (folder / "report.html").read_text()
     rows = json.loads((folder / "compare.json").read_text())
-    for caption in ("accuracy kept on fresh prompts", "gap to the best set", "Jaccard index"):
+    for caption in ("Accuracy kept on fresh prompts", "Gap to the best set", "Jaccard index"):
         assert caption in page
     own = [row for row in rows if row["method"] == "learned" and row["split"] == "seen"]
     kept = {row["seed"]: row["accuracy_kept"] for row in own if row["size"] == 4}
-    table = page[page.index("accuracy kept on fresh prompts") :]
+    table = page[page.index("<h3>Accuracy kept on fresh prompts") :]
     line = next(part for part in table.split("<tr>") if ">learned<" in part)
-    cells = re.findall(r"<td>([^<]*)</td>", line)
+    cells = re.findall(r'<td class="number">([^<]*)</td>', line)
     header = re.findall(r">(\d+)</th>", table[: table.index("</thead>")])
     assert cells[header.index("4")] == f"{(kept[0] + kept[1000]) / 2:.3f}"
 
