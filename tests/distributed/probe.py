@@ -9,6 +9,7 @@ import torch
 
 from headloc.files import write_json
 from headloc.localizer.module import GateTraining
+from tests.trust.drawn import digest
 
 
 class Probe(L.Callback):
@@ -20,6 +21,7 @@ class Probe(L.Callback):
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
+        self.batches: list[list[int]] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Give the frozen model a weight and a buffer with the number of the process."""
@@ -28,10 +30,21 @@ class Probe(L.Callback):
         pl_module.lm.register_parameter("mark", torch.nn.Parameter(mark, requires_grad=False))
         pl_module.lm.register_buffer("buffered_mark", mark.clone())
 
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: torch.Tensor, index: int
+    ) -> None:
+        """Take down the rows of a step, of all processes."""
+        self.batches.append(batch.tolist())
+
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the marks and the trained state."""
+        """Write the marks, what was drawn, and the trained state."""
         assert isinstance(pl_module, GateTraining)
         content = {
+            "drawn": {
+                "train": digest(pl_module.train_prompts.encoded),
+                "selection": digest(pl_module.selection_prompts.encoded),
+                "batches": digest(self.batches),
+            },
             "processes": trainer.world_size,
             "marks": [pl_module.lm.mark.tolist(), pl_module.lm.buffered_mark.tolist()],
             "state": {name: value.tolist() for name, value in pl_module.state_dict().items()},

@@ -60,6 +60,8 @@ def test_two_processes_find_what_one_finds(case: str, tmp_path: Path) -> None:
     assert [together[rank]["processes"] for rank in (0, 1)] == [2, 2]
     # The frozen model of each process is its own: nothing of it was sent.
     assert [together[rank]["marks"] for rank in (0, 1)] == [[[rank] * 3] * 2 for rank in (0, 1)]
+    # Prompts, their tokens and the order of rows do not depend on the number of processes.
+    assert together[0]["drawn"] == together[1]["drawn"] == alone[0]["drawn"]
     # Gates and multipliers are equal in both, bit for bit, and those of a single process.
     assert together[0]["state"] == together[1]["state"]
     assert together[0]["curves"] == together[1]["curves"]
