@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from headloc.files import write_text
 from headloc.reporting.inline import inline_svg
+from headloc.reporting.page import environment_of
 from headloc.reporting.text import model_name, plural, task_name, visible
 from headloc.reporting.versions import package_versions
 
@@ -47,16 +48,10 @@ def write_report(
 
 
 def _environment() -> Environment:
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
+    from jinja2 import FunctionLoader
 
-    environment = Environment(
-        loader=FunctionLoader(_source),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"visible": lambda text: visible(text, keep="\n"), "cell": cell_text}
+    environment = environment_of(FunctionLoader(_source))
+    environment.filters["cell"] = cell_text
     return environment
 
 

@@ -265,7 +265,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = explain(error)
         if message is None or os.environ.get("HEADLOC_TRACEBACK") == "1":
             raise
-        print(f"headloc: {message}", file=sys.stderr)
+        from headloc.reporting.text import visible
+
+        # Names and texts of files stand in messages: none may move the cursor of a terminal.
+        print("headloc:", visible(message, keep="\n"), file=sys.stderr)
         return 2
 
 

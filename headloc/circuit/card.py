@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from headloc.circuit.application import FROM_MEANS
 from headloc.components import MlpId
+from headloc.reporting.text import visible
 
 if TYPE_CHECKING:
     from headloc.circuit.circuit import Circuit
@@ -120,7 +121,8 @@ def _intervention(circuit: Circuit) -> str:
             "replaced by its mean over few-shot prompts of the task."
         )
     layer = objective.get("layer")
-    place = "a third of the depth" if layer is None else f"layer {_code_inner(layer)}"
+    number = layer if isinstance(layer, int) else _code(layer)
+    place = "a third of the depth" if layer is None else f"layer {number}"
     return (
         "The sum of their mean outputs over few-shot prompts of a task, the function vector, is "
         f"added to the last token of zero-shot prompts at {place} "
@@ -208,4 +210,4 @@ def _code(value: Any) -> str:
 
 def _code_inner(value: Any) -> str:
     # Names come from files and tokenizers: keep them from breaking out of the code span.
-    return str(value).replace("`", "'").replace("\n", " ").replace("|", "/")
+    return visible(value).replace("`", "'").replace("|", "/")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from headloc.reporting.text import visible
+
 if TYPE_CHECKING:
     from markupsafe import Markup
 
@@ -30,4 +32,5 @@ def inline_svg(drawn: str, label: str) -> Markup:
         count=1,
     )
     element = re.sub(r'^<svg\b([^>]*?) height="[^"]*"', r"<svg\1", element, count=1)
-    return Markup(element.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
+    words = escape(visible(label))
+    return Markup(element.replace("<svg", f'<svg role="img" aria-label="{words}"', 1))

@@ -6,6 +6,7 @@ gives the same SVG, byte for byte.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -71,12 +72,18 @@ def caption(circuit: Circuit) -> str:
 
 
 def rendered(figure: Figure, kind: str) -> bytes:
+    """Return a figure as a file.
+
+    Text is drawn as outlines; the comments in which an SVG would repeat it are left out, as names
+    and tokens may hold characters that XML does not allow.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     buffer = BytesIO()
     if kind == "svg":
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": "headloc"})
+        return re.sub(rb"<!--.*?-->\n?", b"", buffer.getvalue(), flags=re.DOTALL)
     else:
         figure.set_dpi(160)
         FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": "headloc"})

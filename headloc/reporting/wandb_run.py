@@ -14,7 +14,7 @@ from headloc.reporting.outcomes import example_rows
 from headloc.reporting.pictures import picture_path
 from headloc.reporting.rows import head_rows
 from headloc.reporting.tables import HEAD_COLUMNS, head_values, read_outcomes
-from headloc.reporting.text import model_name, task_name
+from headloc.reporting.text import model_name, task_name, visible
 
 if TYPE_CHECKING:
     from headloc.bank.result import PathResult
@@ -120,9 +120,13 @@ def _accuracies(metrics: Mapping[str, float]) -> list[list[Any]]:
 
 def _predictions(path: Path) -> list[list[str]]:
     return [
-        [row.split, row.task, row.prompt, row.answer, *map(row.predicted.get, ("full", "circuit"))]  # type: ignore[list-item]
+        [
+            visible(text)
+            for text in (row.split, row.task, row.prompt, row.answer, row.predicted["full"],
+                         row.predicted["circuit"])
+        ]
         for row in example_rows(read_outcomes(path))
-    ]
+    ]  # fmt: skip
 
 
 def circuit_artifact(
