@@ -14,7 +14,6 @@ Shapes: A heads in flat order, G gate vectors, N prompts.
 from __future__ import annotations
 
 import copy
-import logging
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -128,7 +127,6 @@ class Learned(Method):
         from headloc.localizer.settings import DataSettings, VerdictSettings
 
         gates, sparsity = self._parts()
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         parts = Parts(
             problem.lm, problem.task, problem.objective, gates, copy.deepcopy(sparsity), Kept(),
             DataSettings(train_prompts=len(problem.search), batch_size=self.batch_size),

@@ -30,7 +30,7 @@ def run(cfg: DictConfig, output_dir: Path) -> Comparison:
     from headloc.compare.report import write_report
     from headloc.compare.run import compare
     from headloc.compare.settings import CompareSettings
-    from headloc.reporting.console import Console
+    from headloc.reporting.console import Console, quiet_lightning
 
     folder = usable_output_dir(output_dir)
     settings = plain(cfg)
@@ -42,6 +42,7 @@ def run(cfg: DictConfig, output_dir: Path) -> Comparison:
     task.check_items(items="fit")
     task.check_items(items="score")
     console = Console()
+    quiet_lightning()
     with console.stage("loading"):
         lm = build_lm(cfg.model)
     found = compare(lm, task, methods, objectives, data, seed=seed, stages=console.stage)
