@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .attribution import Attribution
     from .base import Analysis, Findings, NotApplicable, Picture, Subject, Table
     from .bias import Bias
     from .bilinear import bilinear_spectrum
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Analysis": "base",
+    "Attribution": "attribution",
     "Bias": "bias",
     "Extraction": "extraction",
     "Findings": "base",
@@ -69,6 +71,7 @@ _HOME = {
 
 __all__ = [
     "Analysis",
+    "Attribution",
     "Bias",
     "Extraction",
     "Findings",

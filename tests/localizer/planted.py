@@ -63,10 +63,14 @@ class OwnAnswers(AddK):
         rendered = [render(example, self.template) for example in examples]
         encoded = encode_all(self.lm.tokenizer, rendered)
         batch = collate([item.prompt for item in encoded], self.lm.pad_id)
-        said = self.lm.logits(batch)[:, 0].argmax(-1).tolist()
+        words = [self.lm.tokenizer.decode([token]) for token in range(len(self.lm.tokenizer))]
+        # A model of random weights may well say a space, which is no answer.
+        blank_V = torch.tensor([not word.strip() for word in words])
+        logits_NV = self.lm.logits(batch)[:, 0, : len(words)]
+        said_N = logits_NV.masked_fill(blank_V, -torch.inf).argmax(-1)
         return [
-            replace(example, answer=self.lm.tokenizer.decode([token]))
-            for example, token in zip(examples, said, strict=True)
+            replace(example, answer=words[token])
+            for example, token in zip(examples, said_N.tolist(), strict=True)
         ]
 
 
