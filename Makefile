@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install localize compare interop test lint format clean
+.PHONY: help install localize compare interop test release lowest lint format clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
@@ -34,6 +34,24 @@ interop: $(STAMP)  ## Compare with other tools, in an environment of their own
 	test -x build/interop/bin/python || $(PYTHON) -m venv build/interop
 	build/interop/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[interop]' pytest hypothesis
 	build/interop/bin/python -m pytest -rs tests/interop
+
+release: $(STAMP)  ## Build the distributions, install the wheel into a clean environment and use it
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.packaging.release
+
+# The oldest versions that pyproject.toml admits. LOWEST_TORCH names another torch, where the oldest
+# one is too large to fetch; LOWEST_TESTS some of the tests. What newer releases call deprecated is
+# not looked at.
+LOWEST_TORCH ?= $(shell sed -n 's/^torch==//p' tests/packaging/lowest.txt)
+LOWEST_TESTS ?= tests --ignore=tests/packaging
+
+lowest:  ## Run the tests on the oldest versions of the dependencies, in an environment of their own
+	test -x build/lowest/bin/python || $(PYTHON) -m venv build/lowest
+	sed 's/^torch==.*/torch==$(LOWEST_TORCH)/' tests/packaging/lowest.txt > build/lowest/lowest.txt
+	build/lowest/bin/python -m pip install --quiet --constraint build/lowest/lowest.txt \
+		--editable '.[large,joblib,submitit]' 'pytest>=9' pytest-xdist hypothesis
+	build/lowest/bin/python -m pip check
+	OMP_NUM_THREADS=1 build/lowest/bin/python -m pytest --numprocesses auto --dist loadfile \
+		-W ignore::DeprecationWarning -W ignore::FutureWarning $(LOWEST_TESTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

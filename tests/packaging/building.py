@@ -37,16 +37,22 @@ class Built:
 
 
 def tracked() -> list[str]:
-    """Return the files that git tracks or would track, relative to the root.
+    """Return the files that git tracks, and new ones among sources and tests, from the root.
 
     Raises:
         FileNotFoundError: outside a checkout: a source distribution is itself a clean export.
     """
     if not (ROOT / ".git").exists():
         raise FileNotFoundError(f"{ROOT} is no checkout.")
-    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return sorted({name for name in names.split("\0") if name and (ROOT / name).is_file()})
+    known = _listed("--cached")
+    new = (name for name in _listed("--others") if name.partition("/")[0] in {*PLACES, "tests"})
+    return sorted({name for name in (*known, *new) if (ROOT / name).is_file()})
+
+
+def _listed(kind: str) -> list[str]:
+    listing = ["git", "ls-files", "-z", kind, "--exclude-standard"]
+    done = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True)
+    return [name for name in done.stdout.split("\0") if name]
 
 
 def export(folder: Path) -> Path:
