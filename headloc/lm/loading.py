@@ -18,9 +18,10 @@ from headloc.lm.checkpoint import Checkpoint, check_tokenizer_files, find_checkp
 from headloc.lm.families import FAMILIES
 from headloc.lm.frozen import FrozenLM
 from headloc.lm.placement import check_device_map
+from headloc.lm.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 _DTYPES = {
     "float64": torch.float64,
@@ -76,7 +77,7 @@ def load_lm(
     _check_architecture(checkpoint, trust_remote_code)
     check_tokenizer_files(checkpoint.folder)
     with _quiet():
-        tokenizer = _load_tokenizer(checkpoint, trust_remote_code)
+        tokenizer = load_tokenizer(str(checkpoint.folder), trust_remote_code=trust_remote_code)
         model = _load_model(
             checkpoint,
             dtype=torch_dtype,
@@ -160,21 +161,6 @@ def _check_architecture(checkpoint: Checkpoint, trust_remote_code: bool) -> None
         f"{checkpoint.name!r} has model_type {model_type!r}, which this version of transformers "
         f"does not know. {suggest(model_type, FAMILIES)} A newer transformers may know it."
     )
-
-
-def _load_tokenizer(checkpoint: Checkpoint, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(
-            str(checkpoint.folder), trust_remote_code=trust_remote_code, local_files_only=True
-        )
-    # Tokenizer backends raise bare exceptions of many kinds on broken files.
-    except Exception as error:
-        raise HeadlocError(
-            f"The tokenizer in {str(checkpoint.folder)!r} cannot be loaded: {_first_line(error)} "
-            "Save it again next to the model: tokenizer.save_pretrained(folder)."
-        ) from error
 
 
 def _load_model(checkpoint: Checkpoint, **options: Any) -> PreTrainedModel:

@@ -15,8 +15,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
+from headloc.bundled import model_dir
 from headloc.errors import HeadlocError, UnsupportedModelError
 from headloc.lm import load_lm
+from headloc.lm.tokenizers import PROBE, load_tokenizer
 from tests.tiny import VOCAB, tiny_batch, tiny_lm, tiny_model
 
 Breaker = Callable[[Path], None]
@@ -175,7 +177,7 @@ BROKEN: dict[str, tuple[Breaker, str]] = {
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "holds no weights"),
     "missing shard": (missing_shard, "lacks weight files .*00001-of-00002"),
     "no tokenizer": (no_tokenizer, "holds no tokenizer"),
-    "broken tokenizer": (broken_tokenizer, "tokenizer in .* cannot be loaded"),
+    "broken tokenizer": (broken_tokenizer, "tokenizer of .* cannot be loaded"),
     "adapter": (adapter, "PEFT adapter"),
 }
 
@@ -270,3 +272,18 @@ def test_an_unsupported_architecture_is_refused_after_loading(tmp_path: Path) ->
     save_tokenizer(tmp_path)
     with pytest.raises(UnsupportedModelError, match="no heads to localize"):
         load_lm(str(tmp_path))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "qwen2", "gemma"])
+def test_a_model_s_own_tokenizer_is_what_is_loaded(family: str, tmp_path: Path) -> None:
+    own = model_dir() / "tokenizer.json"
+    tiny_model(family).save_pretrained(tmp_path)
+    shutil.copy(own, tmp_path)
+    config = tmp_path / "tokenizer_config.json"
+    plain = Tokenizer.from_file(str(own)).encode(PROBE, add_special_tokens=False).ids
+    config.write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    assert load_tokenizer(str(tmp_path))(PROBE, add_special_tokens=False).input_ids == plain
+    # transformers decides by the type of the model where the folder does not say.
+    config.write_text("{}")
+    with pytest.warns(UserWarning, match="cuts text otherwise.*PreTrainedTokenizerFast"):
+        assert load_tokenizer(str(tmp_path))(PROBE, add_special_tokens=False).input_ids != plain
