@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from headloc import __version__
+from headloc.commands import ending
 from headloc.errors import HeadlocError, suggest
 
 if TYPE_CHECKING:
@@ -255,21 +256,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(arguments)
+        with ending.terminable():
+            status = _dispatch(arguments)
+            sys.stdout.flush()
+            return status
     except KeyboardInterrupt as interrupt:
-        print(f"\nheadloc: {str(interrupt) or 'Interrupted.'}", file=sys.stderr)
-        return 130
+        # A request to terminate is told by the process that has passed it on.
+        if not (isinstance(interrupt, ending.Terminated) and ending.someone_else_tells()):
+            print(f"\nheadloc: {ending.told(interrupt)}", file=sys.stderr)
+        return ending.status(interrupt)
+    except BrokenPipeError:
+        return ending.closed_pipe()
     except Exception as error:
-        from headloc.commands.errors import explain
+        from headloc.commands.errors import explain, status_of
+        from headloc.faults import lost_peer
 
         message = explain(error)
         if message is None or os.environ.get("HEADLOC_TRACEBACK") == "1":
             raise
         from headloc.reporting.text import visible
 
-        # Names and texts of files stand in messages: none may move the cursor of a terminal.
-        print("headloc:", visible(message, keep="\n"), file=sys.stderr)
-        return 2
+        if not (lost_peer(error) and ending.someone_else_tells()):
+            # Names and texts of files stand in messages: none may move the cursor of a terminal.
+            print("headloc:", visible(message, keep="\n"), file=sys.stderr)
+        return status_of(error)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -381,6 +391,9 @@ def _with_hydra(command: Command, arguments: list[str], typed: Sequence[str]) ->
 
         config = HydraConfig.get()
         folder = Path(config.runtime.output_dir)
+        sweep = config.mode is not None and config.mode.name == "MULTIRUN"
+        if sweep:
+            _begin_or_resume(cfg, folder)
         try:
             processes = _processes_to_start(cfg, config)
             if processes == 1:
@@ -388,7 +401,10 @@ def _with_hydra(command: Command, arguments: list[str], typed: Sequence[str]) ->
             else:
                 from headloc.commands.launch import launch, with_output_dir
 
-                statuses.append(launch(with_output_dir(typed, folder), processes))
+                statuses.append(launch(with_output_dir(typed, folder), processes, folder=folder))
+        except KeyboardInterrupt as interrupt:
+            left = ending.of_sweep(cfg, config) if sweep else ending.left(cfg, folder)
+            raise type(interrupt)(left) from None
         except Exception as error:
             if os.getpid() != here:
                 # A launcher's own process: Hydra brings the error back, this list stays behind.
@@ -407,6 +423,17 @@ def _with_hydra(command: Command, arguments: list[str], typed: Sequence[str]) ->
     if failures:
         raise _joined(failures)
     return next((status for status in statuses if status), 0)
+
+
+def _begin_or_resume(cfg: DictConfig, folder: Path) -> None:
+    """Let a sweep that is taken up begin the jobs that it had not come to."""
+    from omegaconf import open_dict
+
+    from headloc.run_note import was_started
+
+    if cfg.get("resume") is True and not was_started(folder):
+        with open_dict(cfg):
+            cfg.resume = False
 
 
 @contextmanager
@@ -470,7 +497,7 @@ def _joined(failures: list[tuple[str, Exception]]) -> Exception:
     """Return one error for several jobs of a sweep, or the first that is a bug of headloc."""
     from headloc.commands.errors import explain
 
-    lines, messages = [f"{len(failures)} jobs failed:"], set()
+    lines, messages = [f"{len(failures)} jobs failed; what the others found is kept:"], set()
     for job, error in failures:
         message = explain(error)
         if message is None:

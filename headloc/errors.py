@@ -1,7 +1,8 @@
 """The errors a user of headloc can cause, and the sentence each of them is told.
 
 Every message names what was given, what was expected and what to do next.  The command line
-prints the message alone and exits with status 2; a traceback is shown only when asked for.
+prints the message alone and exits with status 2, or 3 where the result is saved and only files that
+can be made again are missing; a traceback is shown only when asked for.
 """
 
 from __future__ import annotations
@@ -14,7 +15,23 @@ _LONGEST = 4000
 
 
 class HeadlocError(Exception):
-    """A mistake in what the user gave, or a limit of headloc, with what to do about it."""
+    """A mistake in what the user gave, or a limit of headloc, with what to do about it.
+
+    Attributes:
+        status: what the command line exits with.
+    """
+
+    status = 2
+
+
+class IncompleteError(HeadlocError):
+    """A result is saved, but files that can be made again from it are missing."""
+
+    status = 3
+
+
+class NonFiniteError(HeadlocError):
+    """The model, its scores or the gates hold NaN or infinity, so nothing can be said of them."""
 
     def __str__(self) -> str:
         text = super().__str__()

@@ -6,6 +6,7 @@ Everything headloc writes goes to a temporary name in the same folder first and 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -25,8 +26,27 @@ _PARTIAL = ".partial"
 """End of the names of files and folders that are being written."""
 
 
+_ATTEMPTS = 3
+"""How often a file is written whose folder is removed meanwhile."""
+
+
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically."""
+    """Write a file atomically; a folder that is gone is made again.
+
+    Raises:
+        OSError: with the path of the file, whatever failed; nothing half-written is left.
+    """
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return _write_once(path, content)
+        except FileNotFoundError as error:
+            if attempt == _ATTEMPTS:
+                raise _about(error, path) from error
+        except OSError as error:
+            raise _about(error, path) from error
+
+
+def _write_once(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(_PARTIAL, f".{path.name}.", path.parent)
     try:
@@ -35,8 +55,15 @@ def write_bytes(path: Path, content: bytes) -> None:
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        # The first error is the one to tell.
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _about(error: OSError, path: Path) -> OSError:
+    """Return an error about the file that was meant, not about its temporary name."""
+    return OSError(error.errno, error.strerror or str(error), str(path))
 
 
 def write_text(path: Path, content: str) -> None:
@@ -70,23 +97,47 @@ def _cell(value: object) -> object:
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """Fill a new folder and move it into place of `path` as a whole.
 
-    An earlier folder of that name stays until the new one is complete.
+    An earlier folder of that name stays until the new one is complete, and comes back where that
+    cannot take its place.
+
+    Raises:
+        OSError: with the path of the folder, whatever failed.
     """
+    try:
+        _fill_and_move(path, fill)
+    except OSError as error:
+        raise _about(error, path) from error
+
+
+def _fill_and_move(path: Path, fill: Callable[[Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(_PARTIAL, f".{path.name}.", path.parent))
     try:
         fill(temporary)
         os.chmod(temporary, 0o777 & ~_umask())
         if path.exists():
-            retired = Path(tempfile.mkdtemp(_PARTIAL, f".{path.name}.old.", path.parent))
-            os.replace(path, retired / path.name)
-            os.replace(temporary, path)
-            shutil.rmtree(retired)
+            _exchange(temporary, path)
         else:
             os.replace(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _exchange(new: Path, path: Path) -> None:
+    """Put a folder in the place of an earlier one."""
+    retired = Path(tempfile.mkdtemp(_PARTIAL, f".{path.name}.old.", path.parent))
+    try:
+        os.replace(path, retired / path.name)
+        try:
+            os.replace(new, path)
+        except BaseException:
+            os.replace(retired / path.name, path)
+            raise
+    finally:
+        # Where the earlier folder could not be put back it is still in there.
+        if path.exists():
+            shutil.rmtree(retired, ignore_errors=True)
 
 
 def remove_partial(folder: Path) -> None:

@@ -52,6 +52,7 @@ class Journal:
         writes: whether this process writes.
         clear: removes what an earlier run left; called before anything is written, so that a run
             that is refused before leaves the earlier one as it was.
+        note: writes the run's settings down; called where a stage is to be kept and they are gone.
     """
 
     def __init__(
@@ -61,9 +62,10 @@ class Journal:
         resume: bool = False,
         writes: bool = True,
         clear: Callable[[], None] | None = None,
+        note: Callable[[], None] | None = None,
     ) -> None:
         self._folder, self._writes = folder, writes and folder is not None
-        self._clear = clear
+        self._clear, self._note = clear, note
         # Looked up once, so that all processes of a run decide alike.
         found = folder.glob("*.safetensors") if folder is not None and resume else ()
         self._finished = {path.stem for path in found}
@@ -121,6 +123,9 @@ class Journal:
     def _write(self, name: str, entry: Entry, cost: StageCost) -> None:
         assert self._folder is not None  # `_writes` is false without one
         self.begin()
+        if self._note is not None and not self._folder.is_dir():
+            # Somebody has removed the folder; without the note what follows could not be resumed.
+            self._note()
         tensors = {
             key: entry.tensors[key].cpu().contiguous().clone() for key in sorted(entry.tensors)
         }
@@ -165,17 +170,21 @@ def open_journal(
         HeadlocError: when the run that is to be taken up had other settings or another model.
     """
     folder = output_dir / FOLDER
+
+    def note() -> None:
+        write_note(output_dir, settings, model)
+
     if resume:
         check_note(output_dir, settings, model)
         if writes:
             remove_partial(output_dir)
-            write_note(output_dir, settings, model)
-        return Journal(folder, resume=True, writes=writes)
+            note()
+        return Journal(folder, resume=True, writes=writes, note=note)
 
     def clear() -> None:
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
-        write_note(output_dir, settings, model)
+        note()
 
-    return Journal(folder, writes=writes, clear=clear if writes else None)
+    return Journal(folder, writes=writes, clear=clear if writes else None, note=note)

@@ -16,6 +16,9 @@ from headloc.files import read_json, write_json
 FOLDER = Path("checkpoints") / "stages"
 """Where the note and the finished stages of a run are, below its output folder."""
 
+CHECKPOINT = Path("checkpoints") / "gates.ckpt"
+"""Where the gates of a run are after every epoch of training."""
+
 _NOTE = FOLDER / "run.json"
 _FREE = ("output_dir", "resume", "logger", "callbacks", "yaml")
 """Settings that do not change what a run finds."""
@@ -46,6 +49,22 @@ def unmark_started(output_dir: Path) -> None:
 def was_started(output_dir: Path) -> bool:
     """Whether a run began in a folder."""
     return (output_dir / _NOTE).is_file()
+
+
+def go_on(output_dir: Path) -> str:
+    """Say what a run that has ended early leaves, and how to go on from there."""
+    if not was_started(output_dir):
+        return "Nothing was saved yet: start the same command again."
+    path = output_dir / CHECKPOINT
+    gates = f"The gates so far are in {path}" if path.is_file() else "No gates were saved yet"
+    stages = sorted(found.stem for found in (output_dir / FOLDER).glob("*.safetensors"))
+    done = f" (finished: {', '.join(stages)})" if stages else ""
+    return f"{gates}{done}. Go on: {with_resume(output_dir)}."
+
+
+def with_resume(output_dir: Path) -> str:
+    """Name the command that takes a run up again."""
+    return f"the same command with resume=true output_dir={output_dir}"
 
 
 def write_note(output_dir: Path, settings: Mapping[str, Any], model: str) -> None:

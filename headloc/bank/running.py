@@ -18,6 +18,7 @@ from torch import Tensor
 
 from headloc.evaluation.metrics import answered_correctly
 from headloc.lm.batch import RowIndex
+from headloc.lm.finite import bad_logits, check_rows
 from headloc.lm.frozen import FrozenLM
 from headloc.lm.passes import in_passes
 from headloc.localizer.microbatch import differentiated
@@ -98,15 +99,18 @@ class BankRunner:
     def _correct(self, prompts: PromptSet, gates_GA: Tensor) -> Tensor:
         """Return the share of prompts that each gate set answers correctly, [G]."""
         correct_G = torch.zeros(len(gates_GA), dtype=torch.float64)
+        bad_N = torch.zeros(len(prompts), dtype=torch.bool)
 
         def run(rows: slice) -> None:
             logits_BGJV = self.logits(prompts, rows, gates_GA)
             target_BJ = prompts.batch.rows(rows).target_BJ
             hits = [answered_correctly(own, target_BJ).sum() for own in logits_BGJV.unbind(1)]
             correct_G.add_(torch.stack(hits).cpu())
+            bad_N[rows] = bad_logits(logits_BGJV.flatten(1, 2)).cpu()
 
         most = rows_per_pass(len(gates_GA))
         in_passes(self.lm.passes, KIND, len(prompts), run, most=most)
+        check_rows(bad_N, self.lm, gated=True)
         return correct_G / len(prompts)
 
     def _pass(self, prompts: PromptSet, rows: RowIndex, gates_BA: Tensor) -> Tensor:

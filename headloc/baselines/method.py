@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from headloc.baselines.problem import SearchProblem
-from headloc.errors import HeadlocError
+from headloc.errors import HeadlocError, NonFiniteError
 from headloc.objectives.prompts import Progress
 
 if TYPE_CHECKING:
@@ -103,7 +103,17 @@ class Method(ABC):
 def ranking_of(
     scores_A: Tensor, sets: Mapping[int, HeadSet] | None = None, emitted: HeadSet | None = None
 ) -> HeadRanking:
-    """Return the ranking of signed scores [A]; ties in flat order."""
+    """Return the ranking of signed scores [A]; ties in flat order.
+
+    Raises:
+        NonFiniteError: when a score is NaN or infinity.
+    """
+    bad = int((~scores_A.isfinite()).sum())
+    if bad:
+        raise NonFiniteError(
+            f"The scores of {bad} of {len(scores_A)} heads are NaN or infinity, so they cannot be "
+            "ranked. Use model.dtype=float32."
+        )
     order = scores_A.double().argsort(descending=True, stable=True).tolist()
     return HeadRanking(tuple(order), scores_A.float().cpu(), dict(sets or {}), emitted)
 

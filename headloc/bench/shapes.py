@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from headloc.errors import HeadlocError, suggest
+from headloc.faults import out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -117,7 +118,9 @@ def random_lm(
     config = _config(shape, len(tokenizer), tokenizer)
     try:
         model = _model(config, seed, dtype or torch.float32, torch.device(device))
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
         raise HeadlocError(
             f"A model of shape {name} does not fit into the memory of {device}. Use "
             "dtype=bfloat16, another device, or a smaller shape."

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from headloc.commands.build import build, build_lm, checked_seed, plain
 from headloc.commands.evaluate import own_model, own_task
 from headloc.errors import HeadlocError
+from headloc.extras import Extras
 from headloc.files import usable_output_dir, write_text
 
 if TYPE_CHECKING:
@@ -38,15 +39,17 @@ def run(cfg: DictConfig, output_dir: Path) -> dict[str, Findings]:
         subject = _subject(cfg, settings)
     found, skipped = _run_all(analyses, subject, settings, folder, console)
     write_text(folder / "config.yaml", yaml)
-    write_report(subject, [(one, found[one.name]) for one in analyses if one.name in found],
-                 skipped, yaml, folder / "report.html")  # fmt: skip
+    done = [(one, found[one.name]) for one in analyses if one.name in found]
+    report, extras = folder / "report.html", Extras()
+    extras.attempt(report.name, lambda: write_report(subject, done, skipped, yaml, report))
     for one in analyses:
         if one.name in found:
             console.say(f"{one.name}: {one.question}")
             for sentence in found[one.name].sentences:
                 console.say(f"  {sentence}")
     console.say(f"findings  {folder / 'findings'}")
-    console.say(f"report    {folder / 'report.html'}")
+    console.say(f"report    {report}")
+    extras.check(folder)
     return found
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from headloc.commands.build import build, build_lm, build_settings, checked_seed, plain
 from headloc.errors import HeadlocError, suggest
+from headloc.extras import Extras
 from headloc.files import csv_text, file_name, usable_output_dir, write_json, write_text
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def run(cfg: DictConfig, output_dir: Path) -> Comparison:
 
     Raises:
         HeadlocError: for a method or an off-value that is unknown.
+        IncompleteError: when the pictures or the report cannot be written.
     """
     from omegaconf import OmegaConf
 
@@ -47,13 +49,15 @@ def run(cfg: DictConfig, output_dir: Path) -> Comparison:
         lm = build_lm(cfg.model)
     found = compare(lm, task, methods, objectives, data, seed=seed, stages=console.stage)
     write_results(found, folder)
-    save_picture(found, folder)
-    write_report(found, lm, task.name, OmegaConf.to_yaml(cfg, resolve=True), folder / "report.html")
+    report, yaml, extras = folder / "report.html", OmegaConf.to_yaml(cfg, resolve=True), Extras()
+    extras.attempt("pictures", lambda: save_picture(found, folder))
+    extras.attempt(report.name, lambda: write_report(found, lm, task.name, yaml, report))
     for line in printed(found):
         console.say(line)
     console.say("")
     console.say(f"records  {folder / 'compare.json'}")
-    console.say(f"report   {folder / 'report.html'}")
+    console.say(f"report   {report}")
+    extras.check(folder)
     return found
 
 

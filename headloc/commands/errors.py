@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from headloc.errors import HeadlocError, suggest
+from headloc.faults import causes, fault
 
 _KEY = re.compile(r"Could not override '([^']+)'|Key '([^']+)'|full_key: (\S+)")
 
 
 def explain(error: BaseException) -> str | None:
-    """Return the message for a mistake of the user, None for anything else."""
-    chain = list(_causes(error))
+    """Return the message for a mistake of the user or a fault around the run, None for a bug."""
+    chain = list(causes(error))
     for cause in chain:
         if isinstance(cause, HeadlocError):
             return str(cause)
     for cause in chain:
-        message = _explain_hydra(cause) or _explain_system(cause)
+        message = _explain_hydra(cause) or fault(cause) or _explain_lightning(cause)
         if message is not None:
             return message
     return None
+
+
+def status_of(error: BaseException) -> int:
+    """Return what the command line exits with for an error that is explained."""
+    found = (cause.status for cause in causes(error) if isinstance(cause, HeadlocError))
+    return next(found, HeadlocError.status)
 
 
 def explain_composition(error: BaseException, own_files: bool) -> str | None:
@@ -49,13 +55,6 @@ def explain_composition(error: BaseException, own_files: bool) -> str | None:
             "is a mapping of options in UTF-8, with its `# @package` line first."
         )
     return None
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
 
 
 def _explain_hydra(error: BaseException) -> str | None:
@@ -188,12 +187,7 @@ def _flat(content: Any, prefix: str) -> set[str]:
     return keys
 
 
-def _explain_system(error: BaseException) -> str | None:
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return (
-            f"{Path(str(error.filename))} cannot be used ({error.strerror}). "
-            "Check the path, its permissions and the free space."
-        )
+def _explain_lightning(error: BaseException) -> str | None:
     if type(error).__name__ == "MisconfigurationException":
         return f"Lightning refuses these trainer options: {error}"
     return None

@@ -20,11 +20,12 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
-from typing import IO, Any
+from typing import IO
 
+from headloc.commands.ending import Terminated, terminable
 from headloc.errors import HeadlocError
 from headloc.ranks import LAUNCHED
+from headloc.run_note import go_on
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 20.0
@@ -32,7 +33,11 @@ _LINES = 15
 
 
 def launch(
-    arguments: Sequence[str], processes: int, program: Sequence[str] = ("-m", "headloc")
+    arguments: Sequence[str],
+    processes: int,
+    program: Sequence[str] = ("-m", "headloc"),
+    *,
+    folder: Path | None = None,
 ) -> int:
     """Run a headloc command in several processes and return its exit status.
 
@@ -40,6 +45,7 @@ def launch(
         arguments: the arguments of the command line, with an output_dir.
         processes: processes to start.
         program: what Python runs in each of them.
+        folder: output folder of the run, for the word on how to go on when one of them dies.
 
     Raises:
         HeadlocError: when another process than the first failed, with the end of what it said.
@@ -48,18 +54,21 @@ def launch(
         logs = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(processes - 1)]
         started: list[subprocess.Popen[bytes]] = []
         stack.callback(_end, started)
-        stack.enter_context(_Terminated())
+        stack.enter_context(terminable())
         port = _free_port()
         for rank in range(processes):
             log = None if rank == 0 else logs[rank - 1]
             started.append(_start([*program, *arguments], rank, processes, port, log))
         failed = _watch(started)
-        if failed is None or failed == 0:
+        if failed is None or (failed == 0 and (started[0].returncode or 0) >= 0):
             return started[0].returncode
-        raise HeadlocError(
-            f"Process {failed} of {processes} failed (status {started[failed].returncode}); the "
-            f"others were ended. It said last:\n{_tail(logs[failed - 1])}"
-        )
+        code = started[failed].returncode
+        message = f"Process {failed} of {processes} {_how(code)}; the others were ended."
+        if code >= 0:
+            message += f" It said last:\n{_tail(logs[failed - 1])}"
+        elif folder is not None:
+            message += f" {go_on(folder)}"
+        raise HeadlocError(message)
 
 
 def _start(
@@ -85,11 +94,14 @@ def _watch(started: Sequence[subprocess.Popen[bytes]]) -> int | None:
             codes = [process.poll() for process in started]
             failed = [rank for rank, code in enumerate(codes) if code]
             if failed:
+                killed = [rank for rank in failed if (codes[rank] or 0) < 0]
                 # A mistake of the user ends all of them; the first one tells it.
-                return _settle(started[0], failed[0])
+                return killed[0] if killed else _settle(started[0], failed[0])
             if all(code == 0 for code in codes):
                 return None
             time.sleep(_POLL_SECONDS)
+        except Terminated:
+            raise
         except KeyboardInterrupt:
             # The processes got the interrupt as well, and the first one tells of it.
             _wait(started[0])
@@ -99,6 +111,14 @@ def _watch(started: Sequence[subprocess.Popen[bytes]]) -> int | None:
 def _settle(first: subprocess.Popen[bytes], failed: int) -> int:
     _wait(first, 3.0)
     return 0 if first.poll() else failed
+
+
+def _how(code: int) -> str:
+    """Say how a process has ended; the kernel kills where memory runs out."""
+    if code >= 0:
+        return f"failed (status {code})"
+    why = ", most often because memory ran out" if -code == signal.SIGKILL else ""
+    return f"was killed (signal {-code}{why})"
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float = _GRACE_SECONDS) -> None:
@@ -118,20 +138,6 @@ def _end(started: Sequence[subprocess.Popen[bytes]]) -> None:
         if process.poll() is None:
             process.kill()
             process.wait()
-
-
-class _Terminated:
-    """Turn a request to terminate into an exit, so that no process is left behind."""
-
-    def __enter__(self) -> None:
-        self._before = signal.signal(signal.SIGTERM, self._exit)
-
-    def __exit__(self, *exception: Any) -> None:
-        signal.signal(signal.SIGTERM, self._before)
-
-    @staticmethod
-    def _exit(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
 
 
 def _free_port() -> int:

@@ -12,6 +12,7 @@ from headloc.commands.build import build, build_lm, build_settings, checked_seed
 from headloc.commands.columns import columns
 from headloc.commands.fitting import check_same_model, check_same_template
 from headloc.errors import CircuitError, HeadlocError, suggest
+from headloc.extras import Extras
 from headloc.files import usable_output_dir, write_json, write_text
 
 if TYPE_CHECKING:
@@ -66,10 +67,12 @@ def run(cfg: DictConfig, output_dir: Path) -> LayerSearch:
         found = search_layers(objective, lm, prompts, sets, places, seed=seed, progress=progress)
     deciding = "circuit" if circuit is not None else ALL
     _write(found, deciding, {**settings, "output_dir": str(folder)}, lm, folder)
-    save_layer_picture(found, deciding, folder)
+    extras = Extras()
+    extras.attempt("pictures", lambda: save_layer_picture(found, deciding, folder))
     for line in printed(found, deciding):
         console.say(line)
     console.say(f"table    {folder / 'layers.csv'}")
+    extras.check(folder)
     return found
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from headloc.commands.build import (
     build,
@@ -16,19 +16,24 @@ from headloc.commands.build import (
     plain,
 )
 from headloc.errors import HeadlocError
+from headloc.extras import Extras
+from headloc.faults import fault
 from headloc.files import usable_output_dir, write_json, write_text
 from headloc.ranks import Ranks, ranks_of
-from headloc.run_note import mark_started, unmark_started, was_started
+from headloc.run_note import (
+    CHECKPOINT,
+    go_on,
+    mark_started,
+    unmark_started,
+    was_started,
+    with_resume,
+)
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from headloc.lm.frozen import FrozenLM
     from headloc.localizer.run import Localization
-
-CHECKPOINT = Path("checkpoints") / "gates.ckpt"
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,7 @@ class Finished:
         folder: the output folder.
         yaml: the resolved configuration as text.
         first: whether this is the process that writes and speaks.
+        extras: what came with the result and could not be written.
     """
 
     result: Localization
@@ -48,6 +54,15 @@ class Finished:
     folder: Path
     yaml: str
     first: bool = True
+    extras: Extras = field(default_factory=Extras)
+
+    def check(self) -> None:
+        """Tell what is missing beside the result.
+
+        Raises:
+            IncompleteError: when anything is.
+        """
+        self.extras.check(self.folder, f"Then make them: {with_resume(self.folder)}.")
 
 
 def run(cfg: DictConfig, output_dir: Path) -> Localization:
@@ -58,23 +73,38 @@ def run(cfg: DictConfig, output_dir: Path) -> Localization:
         output_dir: where to write; in a multi-run, the folder of this job.
 
     In a run of several processes only the first writes, logs and speaks.
+
+    Raises:
+        IncompleteError: when the result is saved but its pictures or its report are not.
     """
-    return finish(cfg, output_dir).result
+    finished = finish(cfg, output_dir)
+    finished.check()
+    return finished.result
 
 
 def finish(cfg: DictConfig, output_dir: Path) -> Finished:
-    """Do what `run` does, and return the model with the result."""
+    """Do what `run` does, and return the model with the result and what is missing beside it."""
     folder = usable_output_dir(output_dir)
     settings = _checked(cfg, folder)
     resume, ranks = settings["resume"], ranks_of(settings["trainer"])
     resume_from = _checkpoint(folder) if resume else None
-    noted = ranks.first and mark_started(folder, settings)
+    noted = False
     try:
+        noted = ranks.first and mark_started(folder, settings)
         return _finish(cfg, folder, settings, ranks, resume_from)
-    except Exception:
+    except Exception as error:
         if noted:
-            unmark_started(folder)
-        raise
+            with suppress(OSError):
+                unmark_started(folder)
+        _raise(error, folder)
+
+
+def _raise(error: Exception, folder: Path) -> NoReturn:
+    """Raise an error; a fault with how to go on."""
+    told = None if isinstance(error, HeadlocError) else fault(error)
+    if told is None:
+        raise error
+    raise HeadlocError(f"{told} {go_on(folder)}") from error
 
 
 def _finish(
@@ -104,22 +134,15 @@ def _finish(
         result = _localize(run_parts, settings, logger, console, resume_from)
         if not ranks.first:
             return Finished(result, lm, folder, settings["yaml"], first=False)
-        _write(result, settings, folder, lm)
+        finished = Finished(result, lm, folder, settings["yaml"])
+        _write(finished)
         from headloc.reporting.wandb_run import log_result
 
         log_result(logger, result, settings, folder)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(_interrupted(folder)) from None
     finally:
         logger.close()
     console.summary(result, folder)
-    return Finished(result, lm, folder, settings["yaml"])
-
-
-def _interrupted(folder: Path) -> str:
-    path = folder / CHECKPOINT
-    saved = f"the gates so far are in {path}" if path.is_file() else "no gates were saved yet"
-    return f"Interrupted; {saved}. Go on with the same command and resume=true output_dir={folder}."
+    return finished
 
 
 def _checked(cfg: DictConfig, folder: Path) -> dict[str, Any]:
@@ -215,23 +238,26 @@ def _localize(
     )
 
 
-def _write(result: Localization, settings: dict[str, Any], folder: Path, lm: Any) -> None:
-    """Write the results, the circuit last: where there is one, the rest is complete."""
+def _write(finished: Finished) -> None:
+    """Write the results, the circuit last of them; then what can be made again."""
     from headloc.bank.export import write_path
     from headloc.commands.published import of_localization
     from headloc.reporting.pictures import save_pictures
     from headloc.reporting.report import write_report
     from headloc.reporting.tables import write_heads, write_outcomes
 
-    write_text(folder / "config.yaml", settings["yaml"])
+    result, folder, lm, yaml = finished.result, finished.folder, finished.lm, finished.yaml
+    write_text(folder / "config.yaml", yaml)
     write_json(folder / "metrics.json", dict(result.metrics))
     write_heads(result, folder / "heads.csv")
     write_outcomes(result, folder / "outcomes.csv", lm)
     if result.path is not None:
         write_path(result.path, result.circuit, folder)
-    save_pictures(result, folder)
-    comparison = of_localization(result.circuit)
-    write_report(result, settings["yaml"], folder / "report.html", lm, comparison=comparison)
-    result.circuit.save(folder / "circuit")
     for number, circuit in enumerate(result.replicates, start=1):
         circuit.save(folder / "replicates" / f"{number}")
+    result.circuit.save(folder / "circuit")
+    report, comparison = folder / "report.html", of_localization(result.circuit)
+    finished.extras.attempt("pictures", lambda: save_pictures(result, folder))
+    finished.extras.attempt(
+        report.name, lambda: write_report(result, yaml, report, lm, comparison=comparison)
+    )

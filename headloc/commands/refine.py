@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from headloc.commands.build import build, build_lm, checked_seed, plain
 from headloc.commands.evaluate import own_model, own_objective, own_task
 from headloc.commands.fitting import check_same_model, check_same_template
+from headloc.extras import Extras
 from headloc.files import usable_output_dir, write_text
 
 if TYPE_CHECKING:
@@ -19,16 +20,21 @@ if TYPE_CHECKING:
     from headloc.refinement.result import Refinement
 
 
-def run(cfg: DictConfig, output_dir: Path, lm: FrozenLM | None = None) -> Refinement:
+def run(
+    cfg: DictConfig, output_dir: Path, lm: FrozenLM | None = None, extras: Extras | None = None
+) -> Refinement:
     """Refine a circuit, print the table and write the files.
 
     Args:
         cfg: the composed configuration of conf/refine.yaml.
         output_dir: where to write.
         lm: the model, where it is loaded already; `model` of the configuration is not read then.
+        extras: takes account of pictures and a report that cannot be written, for a caller who
+            tells of them; otherwise they are told here.
 
     Raises:
         HeadlocError: for a circuit that is broken, of another model, template or objective.
+        IncompleteError: when the pictures or the report cannot be written.
     """
     from headloc.circuit import Circuit
     from headloc.refinement.printed import lines
@@ -69,11 +75,14 @@ def run(cfg: DictConfig, output_dir: Path, lm: FrozenLM | None = None) -> Refine
     )
     # Another task than the circuit's own has means of its own.
     judged = _judged(circuit, lm, task.describe(), objective.tensors())
-    _write(result, judged, cfg, folder, lm)
+    own = extras or Extras()
+    _write(result, judged, cfg, folder, lm, own)
     for line in lines(result):
         console.say(line)
     console.say(f"refinement  {folder / 'refinement.json'}")
     console.say(f"report      {folder / 'report.html'}")
+    if extras is None:
+        own.check(folder)
     return result
 
 
@@ -84,8 +93,14 @@ def _judged(circuit: Circuit, lm: FrozenLM, task: object, tensors: object) -> Ci
 
 
 def _write(
-    result: Refinement, circuit: Circuit, cfg: DictConfig, folder: Path, lm: FrozenLM
+    result: Refinement,
+    circuit: Circuit,
+    cfg: DictConfig,
+    folder: Path,
+    lm: FrozenLM,
+    extras: Extras,
 ) -> None:
+    """Write the refinement, then what can be made again of it."""
     from omegaconf import OmegaConf, open_dict
 
     from headloc.refinement.picture import save_dose_picture, save_size_picture
@@ -97,7 +112,8 @@ def _write(
         cfg.output_dir = str(folder)
     yaml = OmegaConf.to_yaml(cfg, resolve=True)
     write_text(folder / "config.yaml", yaml)
-    save_dose_picture(result, folder, caption(circuit))
-    save_size_picture(result, folder, caption(circuit))
-    write_refinement_report(result, circuit, yaml, folder / "report.html")
     write_refinement(result, circuit, folder, lm)
+    about, report = caption(circuit), folder / "report.html"
+    extras.attempt("pictures", lambda: save_dose_picture(result, folder, about))
+    extras.attempt("pictures", lambda: save_size_picture(result, folder, about))
+    extras.attempt(report.name, lambda: write_refinement_report(result, circuit, yaml, report))

@@ -151,12 +151,18 @@ def run(cfg: DictConfig, output_dir: Path, *, request: Request) -> Comparison | 
     )
     write_comparison(found, done.folder)
     report = done.folder / "report.html"
-    write_report(done.result, done.yaml, report, done.lm, comparison=found, refinement=refinement)
+    done.extras.attempt(
+        report.name,
+        lambda: write_report(
+            done.result, done.yaml, report, done.lm, comparison=found, refinement=refinement
+        ),
+    )
     console = Console()
     for line in printed(found):
         console.say(line)
     console.say(f"{'comparison':<15}{done.folder / 'reproduction.csv'}")
     console.say(f"{'report':<15}{report}")
+    done.check()
     return found
 
 
@@ -182,7 +188,7 @@ def _refine(done: Finished, cfg: DictConfig | None, run_cfg: DictConfig) -> Refi
         cfg.circuit = str(done.folder / "circuit")
         # Told in config.yaml; the model itself is the one that the run loaded.
         cfg.model = run_cfg.model
-    return refine.run(cfg, done.folder / REFINEMENT, done.lm)
+    return refine.run(cfg, done.folder / REFINEMENT, done.lm, done.extras)
 
 
 def _figures(done: Finished, refinement: Refinement | None) -> dict[str, float]:

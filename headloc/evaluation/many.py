@@ -19,6 +19,7 @@ from torch import Tensor
 from headloc.errors import HeadlocError
 from headloc.evaluation.metrics import answer_log_probability, answered_correctly
 from headloc.evaluation.scoring import Outcomes
+from headloc.lm.finite import check_log_probabilities
 from headloc.lm.frozen import FrozenLM
 from headloc.lm.passes import in_passes
 from headloc.objectives import Objective, PromptSet
@@ -103,6 +104,7 @@ def score_many(
 
     Raises:
         HeadlocError: when the gates do not fit the model, or a size is not positive.
+        NonFiniteError: when an answer has NaN or infinity for a log-probability.
     """
     if gates_GA.ndim != 2 or not len(gates_GA):
         raise HeadlocError(
@@ -125,7 +127,9 @@ def score_many(
                 progress(n * which.start + part.stop * (which.stop - which.start), g * n)
 
         in_passes(lm.passes, _KIND, n, one_pass, most=rows)
-    return store.outcomes(predicted)
+    found = store.outcomes(predicted)
+    check_log_probabilities(found.log_probability_GN, lm, gated=True)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

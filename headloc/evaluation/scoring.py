@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headloc.evaluation.metrics import answer_log_probability, answered_correctly
+from headloc.lm.finite import check_log_probabilities
 from headloc.lm.frozen import FrozenLM
 from headloc.lm.passes import in_passes
 from headloc.objectives import Objective, PromptSet
@@ -48,7 +49,11 @@ def score(
     *,
     rows_per_pass: int = ROWS_PER_PASS,
 ) -> Outcomes:
-    """Score all prompts under gates [A]; None is the untouched model."""
+    """Score all prompts under gates [A]; None is the untouched model.
+
+    Raises:
+        NonFiniteError: when an answer has NaN or infinity for a log-probability.
+    """
     on_device = None if gates is None else gates.to(prompts.device)
 
     def run(part: slice) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,8 +67,10 @@ def score(
 
     found = in_passes(lm.passes, "evaluation", len(prompts), run, most=rows_per_pass)
     correct, log_p, predicted = zip(*found, strict=True)
+    log_p_N = torch.cat(log_p).double().cpu()
+    check_log_probabilities(log_p_N, lm, gates is not None)
     return Outcomes(
         torch.cat(correct).cpu().numpy(),
-        torch.cat(log_p).double().cpu().numpy(),
+        log_p_N.numpy(),
         torch.cat(predicted).cpu().numpy(),
     )

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from headloc.faults import out_of_memory
 from headloc.lm.memory import free_bytes, in_gigabytes
-from headloc.lm.passes import PassSizes, in_passes, out_of_memory
+from headloc.lm.passes import PassSizes, in_passes
 from headloc.lm.prefix import PrefixCache, join
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class PrefixKeeper:
         """Run the prefix of some rows; where what is kept takes the room, it moves first."""
         try:
             return fill(part)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             full = out_of_memory(error) and self.place == "auto"
             if not full or kept.hosted or not kept.chunks:
                 raise

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from headloc.errors import UnsupportedModelError
 from headloc.heads import HeadLayout, LayerHeads
 from headloc.lm.families import FAMILIES, PROJECTION_NAMES, REFUSED, Family
+from headloc.lm.finite import check_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -168,6 +169,7 @@ def dry_forward(model: PreTrainedModel) -> None:
 
     Raises:
         UnsupportedModelError: when the forward fails or gives no logits.
+        NonFiniteError: when it gives NaN or infinity.
     """
     vocab = model.config.get_text_config().vocab_size
     ids = torch.arange(PROBE_ROWS * PROBE_COLUMNS, device=model.device) % vocab
@@ -186,6 +188,7 @@ def dry_forward(model: PreTrainedModel) -> None:
             f"{type(model).__name__} returns no logits. Load the model with its language-model "
             "head (transformers.AutoModelForCausalLM)."
         )
+    check_model(model, out.logits)
 
 
 def _layer_heads(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from headloc.errors import HeadlocError, UnsupportedModelError, suggest
+from headloc.faults import out_of_memory
 from headloc.lm.checkpoint import Checkpoint, check_tokenizer_files, find_checkpoint
 from headloc.lm.families import FAMILIES
 from headloc.lm.frozen import FrozenLM
@@ -177,6 +178,12 @@ def _load_model(checkpoint: Checkpoint, **options: Any) -> PreTrainedModel:
         )
     # safetensors, torch and transformers raise unrelated types for a damaged or ill-fitting file.
     except Exception as error:
+        if out_of_memory(error):
+            raise HeadlocError(
+                f"The model in {str(checkpoint.folder)!r} does not fit into memory "
+                f"({_first_line(error)}) Use model.dtype=bfloat16, model.device_map=auto, or a "
+                "machine with more memory."
+            ) from error
         raise HeadlocError(
             f"The model in {str(checkpoint.folder)!r} cannot be loaded: {_first_line(error)} "
             "Check that the weight files are complete and belong to config.json."
@@ -210,7 +217,9 @@ def _move(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
         return model  # placed while loading; moving it again is refused by transformers
     try:
         return model.to(device)
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
         raise HeadlocError(
             f"The model does not fit into the memory of {device}. Use dtype=bfloat16, device=cpu, "
             "or device_map=auto."

@@ -15,14 +15,11 @@ from typing import TypeVar
 import torch
 
 from headloc.errors import HeadlocError
+from headloc.faults import out_of_memory
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-_WORDS = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""What torch says on a processor, and where cuBLAS finds no room for its workspace."""
 
 
 class PassSizes:
@@ -97,7 +94,7 @@ def in_passes(
         part = slice(start, start + size)
         try:
             found.append(run(part))
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             short = True
@@ -113,11 +110,3 @@ def in_passes(
         if progress is not None:
             progress(start, rows)
     return found
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error says that a device, or the host, has no memory left."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    text = str(error)
-    return any(words in text for words in _WORDS)

@@ -12,11 +12,13 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.io import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from headloc.bank.module import BankLocalizer
 from headloc.bank.settings import PathSparsity
 from headloc.errors import HeadlocError
+from headloc.localizer.checkpoints import AtomicCheckpoints
 from headloc.localizer.data import PromptRows
 from headloc.localizer.module import GateTraining, HeadLocalizer
 from headloc.localizer.parts import Parts
@@ -45,6 +47,7 @@ def make_trainer(parts: Parts, callbacks: list[L.Callback]) -> L.Trainer:
     chosen = [*(options.pop("callbacks", None) or []), *callbacks]
     saves = any(isinstance(callback, L.pytorch.callbacks.ModelCheckpoint) for callback in chosen)
     options.setdefault("enable_checkpointing", saves)
+    options["plugins"] = _with_atomic_checkpoints(options.get("plugins"))
     epochs, steps = options["max_epochs"], options.get("max_steps", -1)
     if steps == -1 and (not isinstance(epochs, int) or epochs < 1):
         raise HeadlocError(f"trainer.max_epochs={epochs!r} must be a whole number above 0.")
@@ -53,6 +56,14 @@ def make_trainer(parts: Parts, callbacks: list[L.Callback]) -> L.Trainer:
             return L.Trainer(**options, callbacks=chosen)
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise HeadlocError(f"Lightning refuses these trainer options: {error}") from error
+
+
+def _with_atomic_checkpoints(plugins: Any) -> list[Any]:
+    """Return the plugins of a trainer with ours, unless checkpoints are somebody else's already."""
+    given = list(plugins) if isinstance(plugins, list | tuple) else [plugins] if plugins else []
+    if any(isinstance(plugin, CheckpointIO) for plugin in given):
+        return given
+    return [*given, AtomicCheckpoints()]
 
 
 def make_module(parts: Parts, prompts: Prompts, seed: int) -> GateTraining:
@@ -89,12 +100,13 @@ def fit(
     try:
         with _expected_warnings():
             trainer.fit(module, rows, ckpt_path=resume_from)
-    except SystemExit:
+    except SystemExit as left:
         # Lightning turns an interrupt into an exit, and leaves further ones ignored.
-        if not trainer.interrupted:
+        interrupt = left.__context__
+        if not isinstance(interrupt, KeyboardInterrupt):
             raise
         signal.signal(signal.SIGINT, on_interrupt)
-        raise KeyboardInterrupt from None
+        raise interrupt from None
 
 
 def _check_checkpoint(path: Path, module: GateTraining) -> None:

@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from headloc.errors import NonFiniteError
 from headloc.lm.ledger import StageCost, TokenLedger
 from headloc.localizer.module import GateTraining
 
@@ -59,8 +60,15 @@ class GateHistory(L.Callback):
         """Take the gates and the latest figures down."""
         if not isinstance(pl_module, GateTraining):
             return
-        self.values.append(pl_module.values().cpu())
-        self.scores.append(pl_module.scores().cpu())
+        values, scores = pl_module.values().cpu(), pl_module.scores().cpu()
+        # Before the checkpoint of this epoch takes the place of the last good one.
+        if not bool(values.isfinite().all() and scores.isfinite().all()):
+            raise NonFiniteError(
+                f"The gates hold NaN or infinity after epoch {trainer.current_epoch + 1}. Lower "
+                "optimizer.lr, and the rates of the sparsity target if there is one."
+            )
+        self.values.append(values)
+        self.scores.append(scores)
         for name, curve in self.curves.items():
             figure = trainer.callback_metrics.get(name)
             curve.append(float("nan") if figure is None else float(figure))

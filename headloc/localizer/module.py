@@ -21,9 +21,10 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from headloc.errors import HeadlocError
+from headloc.errors import HeadlocError, NonFiniteError
 from headloc.evaluation.metrics import AnswerAccuracy
 from headloc.gates import HeadGates, SparsityControl, TargetSparsity
+from headloc.lm.finite import blame
 from headloc.lm.frozen import FrozenLM
 from headloc.lm.passes import in_passes
 from headloc.localizer.microbatch import Share, step_loss
@@ -110,14 +111,19 @@ class GateTraining(L.LightningModule, ABC):
         return min(1.0, self.global_step / max(1.0, float(total)))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Count the steps in which no gate of a gate set has a gradient."""
-        if not self._logs_now():
-            return
+        """Refuse a gradient that is none; count the steps in which a gate set has none at all.
+
+        Raises:
+            NonFiniteError: before the step is made, so that the gates stay what they were.
+        """
         norms = []
         for gates in self.gate_sets:
             own = [p.grad.norm() for p in gates.parameters() if p.grad is not None]
             norms.append(torch.stack(own).norm())
         norm_G = torch.stack(norms)
+        self._check_step(norm_G, "gradient of the gates")
+        if not self._logs_now():
+            return
         self.starved_steps += int((norm_G == 0).any())
         self.log("train/gradient_norm", norm_G.norm())
 
@@ -182,6 +188,22 @@ class GateTraining(L.LightningModule, ABC):
         own_B = rows_B[self.share.of(len(rows_B))]
         in_passes(self.lm.passes, kind, len(own_B), lambda part: update(own_B[part]), most=most)
         self.log("val/accuracy", self.validation_accuracy, prog_bar=True)
+
+    def _check_step(self, figure: Tensor, what: str) -> None:
+        """Refuse a loss or a gradient that is NaN or infinity.
+
+        Raises:
+            NonFiniteError: with the step, and where the numbers may come from.
+        """
+        if bool(figure.detach().isfinite().all()):
+            return
+        parameters = [p for gates in self.gate_sets for p in gates.parameters()]
+        own = not all(bool(p.isfinite().all()) for p in parameters)
+        why = "The gates are NaN themselves: lower optimizer.lr." if own else blame(self.lm.model)
+        raise NonFiniteError(
+            f"The {what} is NaN or infinity at step {self.global_step + 1} of training (epoch "
+            f"{self.current_epoch + 1}). {why}"
+        )
 
     def _logs_now(self) -> bool:
         """Every few steps, and at the end of an epoch, so that no curve has an epoch missing."""
@@ -258,6 +280,7 @@ class HeadLocalizer(GateTraining):
         gates_BA = self.gates.sample(len(rows_B), generator)
         loss = partial(self.objective.loss, self.lm, self.train_prompts)
         task_loss = step_loss(loss, rows_B, gates_BA, self.lm.passes, self.share)
+        self._check_step(task_loss, "task loss")
         term = self.sparsity.term(self.gates, self.progress)
         if self._logs_now():
             self._log_step(task_loss, term, gates_BA)

@@ -16,7 +16,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +25,7 @@ from torch.nn.functional import cross_entropy
 from headloc.errors import HeadlocError, TaskError, suggest
 from headloc.lm.batch import RowIndex, TokenBatch, as_row_index
 from headloc.objectives.base import Objective
+from headloc.objectives.mean_cache import MeanCache
 from headloc.objectives.prompts import Progress, PromptSet, encode_examples
 from headloc.objectives.task_means import TaskMeans, estimate_task_means
 
@@ -143,7 +143,7 @@ class FromMeans(Objective):
                 f"objective={self.name} needs few-shot prompts to take means over; task.shots is 0."
             )
         names = (*task.train, *task.held_out)
-        cache = None if self.cache_dir is None else Path(self.cache_dir).expanduser()
+        cache = None if self.cache_dir is None else MeanCache(self.cache_dir)
         options: dict[str, Any] = {
             "prompts": self.prompts_per_task,
             "seed": seed,

@@ -24,6 +24,7 @@ from torch import Tensor
 from headloc.errors import CircuitError, HeadlocError, suggest
 from headloc.lm.batch import Role, TokenBatch
 from headloc.lm.components import OffValues, read_components
+from headloc.lm.finite import check_means
 from headloc.lm.passes import in_passes
 from headloc.objectives.prompts import ROWS_PER_PASS, Progress
 from headloc.objectives.stored_means import stored_means
@@ -123,6 +124,9 @@ def role_means(
         predicting_only: read the predicting columns only (enough when only those are gated).
         mlps: average the outputs of the feed-forward blocks as well.
         progress: called with (rows done, rows in all).
+
+    Raises:
+        NonFiniteError: when a mean is NaN or infinity.
     """
     columns = batch.predicting if predicting_only else slice(0, batch.ids_BT.shape[1])
     roles = len(Role)
@@ -150,6 +154,7 @@ def role_means(
         (total / divisor_R.to(total.device).view(-1, *[1] * (total.ndim - 1))).to(torch.float32)
         for total in totals
     )
+    check_means(means, lm, len(batch))
     layers = len(lm.layout.layers)
     return RoleMeans(means[:layers], counts_R, means[layers:])
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from headloc.errors import HeadlocError
 from headloc.lm.batch import Role
 from headloc.lm.projection import head_contributions
-from headloc.objectives.mean_cache import MeanKind, OneMean, cache_name, keep_means, read_means
+from headloc.objectives.mean_cache import MeanCache, MeanKind, OneMean, cache_name
 from headloc.objectives.off_values import role_means
 from headloc.objectives.prompts import Progress, encode_examples
 from headloc.objectives.stored_means import stored_means
@@ -130,7 +130,7 @@ def estimate_task_means(
     prompts: int,
     seed: int,
     kind: MeanKind = "few_shot",
-    cache: Path | None = None,
+    cache: MeanCache | Path | None = None,
     mlps: bool = False,
     progress: Progress | None = None,
 ) -> TaskMeans:
@@ -143,18 +143,20 @@ def estimate_task_means(
         prompts: prompts per task (100 in the paper).
         seed: seed of the run; the stream of a task is ("means", kind, task).
         kind: which prompts.
-        cache: folder of cached means, or None.
+        cache: cached means, or their folder.
         mlps: estimate the means of the feed-forward blocks as well.
         progress: called with (tasks done, tasks in all).
     """
+    if isinstance(cache, Path):
+        cache = MeanCache(cache)
     per_task = []
     for done, name in enumerate(names, start=1):
         key = cache_name(lm, task, name, prompts, seed, kind, mlps)
-        path = None if cache is None else cache / key
-        means = read_means(path, lm, mlps)
+        means = None if cache is None else cache.read(key, lm, mlps)
         if means is None:
             means = _estimate(lm, task, name, prompts, seed, kind, mlps)
-            keep_means(path, means)
+            if cache is not None:
+                cache.keep(key, means)
         per_task.append(means)
         if progress is not None:
             progress(done, len(names))

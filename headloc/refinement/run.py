@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -21,6 +20,7 @@ from headloc.evaluation.scoring import score
 from headloc.heads import HeadId
 from headloc.lm.ledger import TokenLedger
 from headloc.objectives import FunctionVector, InPlace, Objective, PromptSet
+from headloc.objectives.mean_cache import MeanCache
 from headloc.objectives.task_means import TaskMeans, estimate_task_means
 from headloc.randomness import stream
 from headloc.refinement.contexts import make_contexts
@@ -208,7 +208,7 @@ class _Work:
         objective = self.objective
         if objective.means is not None and objective.relative_to == "none":
             return objective.means
-        cache = None if objective.cache_dir is None else Path(objective.cache_dir).expanduser()
+        cache = None if objective.cache_dir is None else MeanCache(objective.cache_dir)
         with self.ledger.counting(self.lm, "means"), self.stages("raw task means") as progress:
             return estimate_task_means(
                 self.lm,

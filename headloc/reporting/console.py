@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -153,9 +153,10 @@ class Console:
             _line(self._out, text)
 
     def note(self, text: str) -> None:
-        """Print a line to stderr, never wrapped."""
+        """Print a line to stderr, never wrapped; one that nobody can take costs nothing."""
         if not self._quiet:
-            _line(self._err, text)
+            with suppress(OSError):
+                _line(self._err, text)
 
     def _lines(self, pairs: list[tuple[str, str]]) -> None:
         for label, text in pairs:

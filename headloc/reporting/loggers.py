@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,12 +18,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from headloc.errors import HeadlocError, suggest
+from headloc.faults import in_short
 
 log = logging.getLogger(__name__)
 
 CURVES = Path("curves") / "metrics.csv"
 _KINDS = ("wandb", "csv", "none")
 _INIT_SECONDS = 30
+_FINISH_SECONDS = 120
+_GRACE_SECONDS = 10
+"""How long W&B may take beyond the time that it was given, before it is left alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +42,65 @@ class RunLogger:
     lightning: Any
     wandb_run: Any = None
 
+    @property
+    def lost(self) -> bool:
+        """Whether the logger has stopped working."""
+        return getattr(self.lightning, "lost", None) is not None
+
     def close(self) -> None:
-        """Finish the W&B run, as failed when an exception is on its way; never raises."""
+        """Finish the W&B run, as failed when an exception is on its way.
+
+        Never raises, and never waits for long: a run must end although W&B does not answer.
+        """
         if self.wandb_run is None:
             return
         failed = sys.exc_info()[0] is not None
-        place = _offline_folder(self.wandb_run)
-        try:
-            self.wandb_run.finish(exit_code=int(failed))
-        except Exception as error:
-            log.warning("The W&B run could not be finished (%s); its files are kept.", error)
-        if place is not None:
+        run, offline = self.wandb_run, _is_offline(self.wandb_run)
+        place = _folder(run)
+        problem = "it stopped working" if self.lost else None
+        if problem is None:
+            problem = bounded(
+                lambda: run.finish(exit_code=int(failed)), _FINISH_SECONDS + _GRACE_SECONDS
+            )
+            if problem is not None:
+                log.warning("The W&B run could not be finished (%s); its files are kept.", problem)
+        if problem is not None:
+            _leave_wandb()
+        if place is not None and (offline or problem is not None):
             from headloc.reporting.console import Console
 
-            Console().note(f"W&B recorded the run offline; upload it with: wandb sync {place}")
+            what = "the run offline" if problem is None else "a part of the run"
+            Console().note(f"W&B recorded {what}; upload it with: wandb sync {place}")
+
+
+def bounded(work: Callable[[], object], seconds: float) -> str | None:
+    """Do something that may never come back; return what went wrong, None where it was done.
+
+    Args:
+        work: what to do; left running in the background when it takes too long.
+        seconds: how long it may take.
+    """
+    problems: list[str | None] = []
+
+    def run() -> None:
+        try:
+            work()
+        except Exception as error:
+            problems.append(in_short(error))
+        else:
+            problems.append(None)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return problems[0] if problems else f"no answer within {seconds:g} s"
+
+
+def _leave_wandb() -> None:
+    """Let go of a service that has died or hangs: the end of Python would wait for it."""
+    import wandb
+
+    bounded(wandb.teardown, _GRACE_SECONDS)
 
 
 def open_logger(
@@ -79,9 +129,9 @@ def open_logger(
     run = _start_wandb(options, folder, settings, job_type) if kind == "wandb" else None
     if run is None:
         return RunLogger(_csv_logger(folder))
-    from lightning.pytorch.loggers import WandbLogger
+    from headloc.reporting.tolerant import TolerantWandb
 
-    return RunLogger(WandbLogger(experiment=run, save_dir=str(folder), log_model=False), run)
+    return RunLogger(TolerantWandb(experiment=run, save_dir=str(folder), log_model=False), run)
 
 
 def _start_wandb(
@@ -96,12 +146,12 @@ def _start_wandb(
         if mode == "online":
             return start("online")
     except Exception as error:
-        log.warning("W&B cannot go online (%s): the run is recorded offline.", _short(error))
+        log.warning("W&B cannot go online (%s): the run is recorded offline.", in_short(error))
     try:
         return start("offline")
     except Exception as error:
         log.warning(
-            "W&B cannot start (%s): curves go to %s instead.", _short(error), folder / CURVES
+            "W&B cannot start (%s): curves go to %s instead.", in_short(error), folder / CURVES
         )
         return None
 
@@ -127,7 +177,11 @@ def _starter(
             config=_config(settings),
             reinit="create_new",
             settings=wandb.Settings(
-                silent=True, quiet=True, console="off", init_timeout=_INIT_SECONDS
+                silent=True,
+                quiet=True,
+                console="off",
+                init_timeout=_INIT_SECONDS,
+                **_finish_timeout(wandb),
             ),
         )
         _define_metrics(run)
@@ -182,16 +236,37 @@ def _define_metrics(run: Any) -> None:
     run.define_metric("train/task_loss", step_metric=step, step_sync=True, summary="min")
 
 
-def _offline_folder(run: Any) -> Path | None:
+def _finish_timeout(wandb: Any) -> dict[str, int]:
+    """Bound the time that uploads may take at the end, where this version of W&B can."""
+    known = "finish_timeout" in getattr(wandb.Settings, "model_fields", {})
+    return {"finish_timeout": _FINISH_SECONDS} if known else {}
+
+
+def _is_offline(run: Any) -> bool:
+    return bool(getattr(run, "offline", False))
+
+
+def _folder(run: Any) -> Path | None:
     settings = getattr(run, "settings", None)
-    if settings is None or not getattr(run, "offline", False):
-        return None
-    return Path(str(settings.sync_dir))
+    return None if settings is None else Path(str(settings.sync_dir))
 
 
 def _csv_logger(folder: Path) -> Any:
-    """Return a logger that writes folder/curves/metrics.csv; an earlier file is kept by number."""
-    from lightning.pytorch.loggers import CSVLogger
+    """Return a logger that writes folder/curves/metrics.csv, False where it cannot be written."""
+    try:
+        return _open_csv(folder)
+    except OSError as error:
+        log.warning(
+            "%s cannot be written (%s): the run keeps no curves beside those of its report.",
+            folder / CURVES,
+            in_short(error),
+        )
+        return False
+
+
+def _open_csv(folder: Path) -> Any:
+    """Open the file; an earlier one is kept by number."""
+    from headloc.reporting.tolerant import TolerantCsv
 
     path = folder / CURVES
     if path.is_file():
@@ -199,14 +274,9 @@ def _csv_logger(folder: Path) -> Any:
         while path.with_suffix(f".{number}.csv").exists():
             number += 1
         path.rename(path.with_suffix(f".{number}.csv"))
-    logger = CSVLogger(folder, name=CURVES.parent.name, version="")
+    logger = TolerantCsv(folder, name=CURVES.parent.name, version="")
     with warnings.catch_warnings():
         # Of the earlier files only metrics.csv would be replaced, and that one has moved.
         warnings.filterwarnings("ignore", message=".*exists and is not empty")
         _ = logger.experiment
     return logger
-
-
-def _short(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

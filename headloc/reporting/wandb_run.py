@@ -40,7 +40,7 @@ def log_result(
         folder: the output folder, in which the result's files have been written.
     """
     run = logger.wandb_run
-    if run is None:
+    if run is None or logger.lost:
         return
     try:
         run.log(_media(result, folder))
