@@ -416,7 +416,7 @@ def _with_hydra(command: Command, arguments: list[str], typed: Sequence[str]) ->
     start = hydra.main(
         version_base="1.3", config_path=str(config_dir()), config_name=command.config
     )
-    with _composing(arguments):
+    with _composing(arguments, command.config):
         start(task)()
     if len(failures) == 1:
         raise failures[0][1]
@@ -437,13 +437,14 @@ def _begin_or_resume(cfg: DictConfig, folder: Path) -> None:
 
 
 @contextmanager
-def _composing(arguments: Sequence[str]) -> Iterator[None]:
+def _composing(arguments: Sequence[str], config: str | None) -> Iterator[None]:
     """Tell of configuration files of the user's that Hydra cannot read.
 
     Hydra lets errors of its YAML reader through as they are.  What a command raises does not come
     by here.
     """
     from headloc.commands.errors import explain, explain_composition
+    from headloc.faults import dead_worker
 
     try:
         yield
@@ -452,6 +453,8 @@ def _composing(arguments: Sequence[str]) -> Iterator[None]:
         message = explain(error) or explain_composition(error, own)
         if message is None:
             raise
+        if dead_worker(error):
+            message = f"{message} {ending.of_workers(config, arguments)}"
         raise HeadlocError(message) from error
 
 

@@ -30,6 +30,10 @@ class IncompleteError(HeadlocError):
     status = 3
 
 
+class NoRoomError(HeadlocError):
+    """Memory does not suffice for the smallest piece of work."""
+
+
 class NonFiniteError(HeadlocError):
     """The model, its scores or the gates hold NaN or infinity, so nothing can be said of them."""
 

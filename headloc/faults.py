@@ -70,6 +70,15 @@ def lost_peer(error: BaseException) -> bool:
     return any(_is_lost_peer(cause) for cause in causes(error))
 
 
+def dead_worker(error: BaseException) -> bool:
+    """Whether an error says that a process of a launcher is gone."""
+    return any(_is_dead_worker(cause) for cause in causes(error))
+
+
+def _is_dead_worker(error: BaseException) -> bool:
+    return type(error).__name__ in _DEAD_WORKERS
+
+
 def _is_lost_peer(error: BaseException) -> bool:
     if type(error).__name__ in ("DistBackendError", "DistNetworkError"):
         return True
@@ -104,7 +113,7 @@ def _of_memory(error: BaseException) -> str | None:
 
 
 def _of_processes(error: BaseException) -> str | None:
-    if type(error).__name__ in _DEAD_WORKERS:
+    if _is_dead_worker(error):
         return (
             "A worker process died without a word: it was killed, most often because memory ran "
             "out. Run fewer at once (hydra.launcher.n_jobs), or give them more memory."

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -75,6 +75,21 @@ def of_sweep(cfg: DictConfig, config: Any) -> str:
     if "resume" in cfg:
         return f"{kept} Go on: {with_resume(Path(config.sweep.dir))}."
     return f"{kept} Start the same command again."
+
+
+def of_workers(command: str | None, arguments: Sequence[str]) -> str:
+    """Return what a sweep leaves one of whose processes has died.
+
+    Args:
+        command: name of the command's configuration.
+        arguments: its arguments.
+    """
+    given = [text for text in arguments if text.startswith("output_dir=")]
+    place = given[-1] if given else "output_dir= that of this sweep"
+    kept = "What other jobs found is kept in their folders."
+    if command != "localize":
+        return f"{kept} Start those that are missing again."
+    return f"{kept} Go on: the same command with resume=true {place}."
 
 
 def told(interrupt: KeyboardInterrupt) -> str:

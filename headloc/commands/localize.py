@@ -15,7 +15,7 @@ from headloc.commands.build import (
     checked_seed,
     plain,
 )
-from headloc.errors import HeadlocError
+from headloc.errors import HeadlocError, NoRoomError
 from headloc.extras import Extras
 from headloc.faults import fault
 from headloc.files import usable_output_dir, write_json, write_text
@@ -102,6 +102,8 @@ def finish(cfg: DictConfig, output_dir: Path) -> Finished:
 def _raise(error: Exception, folder: Path) -> NoReturn:
     """Raise an error; a fault with how to go on."""
     told = None if isinstance(error, HeadlocError) else fault(error)
+    if isinstance(error, NoRoomError):
+        told = str(error)
     if told is None:
         raise error
     raise HeadlocError(f"{told} {go_on(folder)}") from error

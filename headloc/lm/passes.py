@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import torch
 
-from headloc.errors import HeadlocError
+from headloc.errors import NoRoomError
 from headloc.faults import out_of_memory
 
 log = logging.getLogger(__name__)
@@ -41,10 +41,10 @@ class PassSizes:
         """Take down that `rows` rows were too many; the first time of a kind is told.
 
         Raises:
-            HeadlocError: when a single row was too many.
+            NoRoomError: when a single row was too many.
         """
         if rows <= 1:
-            raise HeadlocError(
+            raise NoRoomError(
                 f"A single row does not fit into the memory of the device ({kind}). Use a smaller "
                 "dtype (model.dtype=bfloat16), shorter prompts (fewer task.shots), fewer gate sets "
                 "(sparsity.seeds, sparsity.weights), or spread the model over several devices "
@@ -85,7 +85,7 @@ def in_passes(
         What `run` gave for every pass, in order.
 
     Raises:
-        HeadlocError: when a single row does not fit.
+        NoRoomError: when a single row does not fit.
     """
     found: list[T] = []
     start = 0

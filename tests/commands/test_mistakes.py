@@ -339,6 +339,6 @@ def test_an_interrupt_tells_how_to_go_on(
     monkeypatch.setattr(module, "_localize", interrupted)
     result = headloc("localize", "logger=none", "output_dir=new")
     assert result.status == 130
-    assert ("the gates so far are in" if saved else "no gates were saved yet") in result.err
+    assert ("The gates so far are in" if saved else "No gates were saved yet") in result.err
     assert f"resume=true output_dir={place / 'new'}" in result.err
     assert "Traceback" not in result.err
