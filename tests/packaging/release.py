@@ -89,7 +89,8 @@ def release(folder: Path, *, keep: bool = False) -> None:
     with step("build"):
         built = build(folder)
         sdist, wheel = files_of_sdist(built.sdist), files_of_wheel(built.wheel)
-        check(set(tracked()) <= set(sdist), "the source distribution is not the checkout")
+        missing = sorted(set(tracked()) - set(sdist))
+        check(not missing, f"the source distribution lacks {', '.join(missing)}")
         check(wheel == files_of_wheel(built.direct), "the wheel depends on what it is built from")
     for path, files in ((built.sdist, sdist), (built.wheel, wheel)):
         print(f"  {path.name}: {path.stat().st_size / 1e6:.2f} MB, {len(files)} files")
