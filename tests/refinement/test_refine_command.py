@@ -159,7 +159,7 @@ MISTAKES = {
     "another model of the same shape": (["circuit=other_weights"], "other weights"),
     "another template": (["circuit=other_template"], "found with the template.*'Q:'"),
     "means of another model": (["circuit=other_means"], "stored means are of another model"),
-    "means of another number of tasks": (["circuit=few_means"], "means of its 3 tasks"),
+    "means of another number of tasks": (["circuit=few_means"], "should have 3 rows"),
     "insertion layer out of range": (
         ["circuit=too_high"],
         r"objective.layer=3 is out of range.*0\.\.2",
