@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +15,24 @@ _FILE_HEADER, _RECORD_HEADER = 7, 7
 _FULL, _FIRST, _LAST = 1, 2, 4
 
 
-def read_run(folder: Path) -> dict[str, list[Any]]:
-    """Return the records of an offline run by their kind."""
+def read_run(folder: Path, patience: float = 20.0) -> dict[str, list[Any]]:
+    """Return the records of an offline run that was finished, by their kind.
+
+    W&B's service may write the file a moment after `finish` has returned: what is read is what lies
+    there once the run's end does, or when patience (seconds) is over.
+    """
+    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    end = time.monotonic() + patience
+    while True:
+        found = _records(path)
+        if "exit" in found or time.monotonic() > end:
+            return found
+        time.sleep(0.1)
+
+
+def _records(path: Path) -> dict[str, list[Any]]:
     from wandb.proto.wandb_internal_pb2 import Record
 
-    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     found: dict[str, list[Any]] = defaultdict(list)
     for payload in _payloads(path.read_bytes()):
         record = Record()
@@ -49,6 +63,8 @@ def _payloads(data: bytes) -> Iterator[bytes]:
             place += left
             continue
         _, size, kind = struct.unpack("<IHB", data[place : place + _RECORD_HEADER])
+        if place + _RECORD_HEADER + size > len(data):
+            return  # Still being written.
         body = data[place + _RECORD_HEADER : place + _RECORD_HEADER + size]
         place += _RECORD_HEADER + size
         parts = body if kind in (_FULL, _FIRST) else parts + body
