@@ -375,6 +375,9 @@ def _with_hydra(command: Command, arguments: list[str], typed: Sequence[str]) ->
     """
     import hydra
 
+    from headloc.commands.caches import usable_caches
+
+    usable_caches()
     # Hydra reads options behind its flags only.
     arguments = sorted(arguments, key=lambda argument: bool(_OVERRIDE.match(argument)))
     _check_flags(arguments)
