@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from headloc import __version__
 from headloc.commands import ending
 from headloc.errors import HeadlocError, suggest
+from headloc.faults import causes, fault, lost_peer
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -268,18 +269,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return ending.closed_pipe()
     except Exception as error:
-        from headloc.commands.errors import explain, status_of
-        from headloc.faults import lost_peer
-
-        message = explain(error)
+        message = _explained(error)
         if message is None or os.environ.get("HEADLOC_TRACEBACK") == "1":
             raise
+        if not (lost_peer(error) and ending.someone_else_tells()):
+            print("headloc:", message, file=sys.stderr)
+        return next((e.status for e in causes(error) if isinstance(e, HeadlocError)), 2)
+
+
+def _explained(error: Exception) -> str | None:
+    """Return the message of an error, None for a bug of headloc."""
+    try:
+        from headloc.commands.errors import explain
         from headloc.reporting.text import visible
 
-        if not (lost_peer(error) and ending.someone_else_tells()):
-            # Names and texts of files stand in messages: none may move the cursor of a terminal.
-            print("headloc:", visible(message, keep="\n"), file=sys.stderr)
-        return status_of(error)
+        message = explain(error)
+        # Names and texts of files stand in messages: none may move the cursor of a terminal.
+        return None if message is None else visible(message, keep="\n")
+    except (MemoryError, OSError, ImportError):
+        # Memory that has run out does not suffice to import what explains it.
+        return fault(error)
 
 
 def _dispatch(arguments: list[str]) -> int:

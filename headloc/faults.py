@@ -21,8 +21,11 @@ _MEMORY = (
     "not enough memory",
     "out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "can't start new thread",
+    "failed to map segment",
 )
-"""What torch says on a processor, on an accelerator, and where cuBLAS finds no room."""
+"""What torch says on a processor, on an accelerator, and where cuBLAS finds no room; then Python,
+where no thread can be started and no library be loaded."""
 
 _DEAD_WORKERS = ("TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError")
 """Errors of joblib, concurrent.futures and submitit, known by name so that none is imported."""
@@ -62,7 +65,10 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device, or the host, has no memory left."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _MEMORY)
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    own = isinstance(error, RuntimeError | ImportError)
+    return own and any(words in str(error) for words in _MEMORY)
 
 
 def lost_peer(error: BaseException) -> bool:
@@ -87,7 +93,7 @@ def _is_lost_peer(error: BaseException) -> bool:
 
 
 def _of_system(error: BaseException) -> str | None:
-    if not isinstance(error, OSError) or not error.strerror:
+    if not isinstance(error, OSError) or not error.strerror or out_of_memory(error):
         return None
     if error.filename is None and error.errno not in _FULL | _CLOSED | _BROKEN:
         # An error without a path that no disk gives is as likely a bug.

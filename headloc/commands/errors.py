@@ -26,12 +26,6 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
-def status_of(error: BaseException) -> int:
-    """Return what the command line exits with for an error that is explained."""
-    found = (cause.status for cause in causes(error) if isinstance(cause, HeadlocError))
-    return next(found, HeadlocError.status)
-
-
 def explain_composition(error: BaseException, own_files: bool) -> str | None:
     """Return the message for an error that Hydra let through while it read configuration files.
 

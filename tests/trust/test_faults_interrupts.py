@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -157,7 +158,24 @@ def test_the_first_request_to_terminate_is_heard_and_the_rest_ignored() -> None:
 
 
 def test_memory_is_told_apart_from_other_errors() -> None:
-    for error in (MemoryError(), torch.OutOfMemoryError("x"), RuntimeError("MPS: out of memory")):
+    for error in (
+        MemoryError(),
+        torch.OutOfMemoryError("x"),
+        RuntimeError("MPS: out of memory"),
+        RuntimeError("can't start new thread"),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), "/data/x"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    ):
         assert "Memory has run out" in str(fault(error))
     for other in (RuntimeError("shape"), ValueError("out of memory"), KeyError("x")):
         assert fault(other) is None
+
+
+def test_memory_that_does_not_suffice_for_the_explanation_is_told(
+    headloc: Headloc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headloc.cli._dispatch", lambda _: no_memory_of_the_host())
+    monkeypatch.setattr("headloc.commands.errors.explain", lambda _: no_memory_of_the_host())
+    result = headloc("localize")
+    assert result.status == 2
+    assert message(result).startswith("headloc: Memory has run out (MemoryError)")
