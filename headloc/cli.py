@@ -395,6 +395,7 @@ def _with_hydra(command: Command, arguments: list[str], typed: Sequence[str]) ->
     sys.argv = [f"headloc {' '.join(command.words)}", *arguments]
 
     failures: list[tuple[str, Exception]] = []
+    begun: list[Path] = []
     statuses: list[int] = []
     here = os.getpid()
 
@@ -403,6 +404,7 @@ def _with_hydra(command: Command, arguments: list[str], typed: Sequence[str]) ->
 
         config = HydraConfig.get()
         folder = Path(config.runtime.output_dir)
+        begun.append(folder)
         sweep = config.mode is not None and config.mode.name == "MULTIRUN"
         if sweep:
             _begin_or_resume(cfg, folder)
@@ -430,10 +432,8 @@ def _with_hydra(command: Command, arguments: list[str], typed: Sequence[str]) ->
     )
     with _composing(arguments, command.config):
         start(task)()
-    if len(failures) == 1:
-        raise failures[0][1]
     if failures:
-        raise _joined(failures)
+        raise _joined(failures, len(begun))
     return next((status for status in statuses if status), 0)
 
 
@@ -508,18 +508,23 @@ def _processes_to_start(cfg: DictConfig, config: Any) -> int:
     return ranks.processes
 
 
-def _joined(failures: list[tuple[str, Exception]]) -> Exception:
-    """Return one error for several jobs of a sweep, or the first that is a bug of headloc."""
+def _joined(failures: list[tuple[str, Exception]], jobs: int) -> Exception:
+    """Return one error for those of several jobs that failed, or the first that is a bug."""
     from headloc.commands.errors import explain
 
-    lines, messages = [f"{len(failures)} jobs failed; what the others found is kept:"], set()
+    if jobs == 1:
+        return failures[0][1]
+    kept = "" if len(failures) == jobs else "; what the others found is kept"
+    lines = [f"{len(failures)} of {jobs} jobs failed{kept}:"]
+    messages = set()
     for job, error in failures:
         message = explain(error)
         if message is None:
             return error
         messages.add(message)
         lines.append(f"  {job}\n    {message}")
-    return HeadlocError(messages.pop() if len(messages) == 1 else "\n".join(lines))
+    alike = len(messages) == 1 and not kept
+    return HeadlocError(messages.pop() if alike else "\n".join(lines))
 
 
 def _check_flags(arguments: list[str]) -> None:

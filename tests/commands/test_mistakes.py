@@ -299,7 +299,7 @@ def test_all_jobs_of_a_sweep_that_fail_are_told(headloc: Headloc, place: Path) -
     arguments = ["localize", "--multirun", "sparsity=target", "sparsity.heads=99,100"]
     result = headloc(*arguments, "output_dir=sweep", "logger=none")
     assert result.status == 2
-    assert "2 jobs failed" in result.err
+    assert "2 of 2 jobs failed" in result.err
     assert "sparsity.heads=99 is more" in result.err
     assert "sparsity.heads=100 is more" in result.err
 

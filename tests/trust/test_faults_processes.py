@@ -10,7 +10,7 @@ import pytest
 
 from headloc.circuit import Circuit
 from headloc.commands.errors import explain
-from tests.commands.runs import Headloc, contents, quick
+from tests.commands.runs import SMALL, Headloc, contents, quick
 from tests.trust.poison import poison
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +60,24 @@ def test_a_dead_worker_of_a_sweep_costs_no_other_job(headloc: Headloc, tmp_path:
     assert Circuit.load(folder / "1" / "circuit").heads
     name = "circuit/gates.safetensors"
     assert contents(folder / "0")[name] == before[name]
+
+
+def test_a_sweep_names_the_job_that_failed_and_keeps_the_others(
+    headloc: Headloc, tmp_path: Path
+) -> None:
+    folder, short = tmp_path / "out", ("trainer.max_epochs=1", "verdict.replicates=0")
+    jobs = ("--multirun", "sparsity=target", "sparsity.heads=99,5")
+    result = headloc(*quick(folder, *short, *jobs))
+    assert result.status == 2
+    assert result.err.strip().splitlines()[-3:-1] == [
+        "headloc: 1 of 2 jobs failed; what the others found is kept:",
+        "  " + ",".join(
+            [f"debug=fast,logger=none,{','.join(SMALL)}", f"output_dir={folder}", *short,
+             "sparsity=target", "sparsity.heads=99"]
+        ),
+    ]  # fmt: skip
+    assert "sparsity.heads=99 is more" in result.err.strip().splitlines()[-1]
+    assert Circuit.load(folder / "1" / "circuit").heads
 
 
 def test_dead_workers_are_known_by_name() -> None:
