@@ -23,6 +23,14 @@ class HeadlocError(Exception):
 
     status = 2
 
+    def __str__(self) -> str:
+        text = super().__str__()
+        left_out = len(text) - _LONGEST
+        if left_out <= 0:
+            return text
+        half = _LONGEST // 2
+        return f"{text[:half]} [{left_out} characters left out] {text[-half:]}"
+
 
 class IncompleteError(HeadlocError):
     """A result is saved, but files that can be made again from it are missing."""
@@ -36,14 +44,6 @@ class NoRoomError(HeadlocError):
 
 class NonFiniteError(HeadlocError):
     """The model, its scores or the gates hold NaN or infinity, so nothing can be said of them."""
-
-    def __str__(self) -> str:
-        text = super().__str__()
-        left_out = len(text) - _LONGEST
-        if left_out <= 0:
-            return text
-        half = _LONGEST // 2
-        return f"{text[:half]} [{left_out} characters left out] {text[-half:]}"
 
 
 class UnsupportedModelError(HeadlocError):

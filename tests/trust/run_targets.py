@@ -20,7 +20,7 @@ from headloc.errors import HeadlocError
 from headloc.interop.prompt_files import read_prompts
 from headloc.journal import Entry, open_journal
 from headloc.lm.ledger import TokenLedger
-from headloc.objectives.mean_cache import OneMean, keep_means, read_means
+from headloc.objectives.mean_cache import MeanCache, OneMean
 from headloc.objectives.task_means import TaskMeans
 from headloc.run_note import FOLDER
 from headloc.tasks import AddK
@@ -125,16 +125,16 @@ def means(folder: Path) -> Target:
     """A cached task mean; what cannot be used counts as none."""
     lm = tiny_lm("llama")
     shapes = [(layer.heads, layer.width) for layer in lm.layout.layers]
-    file = folder / "means.safetensors"
-    keep_means(file, OneMean(tuple(torch.zeros(shape) for shape in shapes)))
+    name = "means.safetensors"
+    MeanCache(folder).keep(name, OneMean(tuple(torch.zeros(shape) for shape in shapes)))
 
     def read(place: Path) -> None:
-        found = read_means(place / "means.safetensors", lm, False)
+        found = MeanCache(place).read(name, lm, False)
         if found is None:
             raise HeadlocError("Estimated again.")
         assert [tuple(z_Hd.shape) for z_Hd in found.z] == shapes
 
-    return Target("task mean", {"means.safetensors": file.read_bytes()}, read)
+    return Target("task mean", {name: (folder / name).read_bytes()}, read)
 
 
 def training(folder: Path) -> Target:

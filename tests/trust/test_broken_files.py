@@ -90,7 +90,7 @@ def test_the_unbroken_files_are_read(
 ) -> None:  # fmt: skip
     monkeypatch.setattr("sys.argv", ["headloc"])
     for file, content in made[name].files.items():
-        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_bytes(content)
     made[name].read(tmp_path)
 
