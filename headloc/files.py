@@ -25,7 +25,6 @@ _FILE_NAME = re.compile(r"(?!\.)[\w .+=-]{1,100}(?<![ .])")
 _PARTIAL = ".partial"
 """End of the names of files and folders that are being written."""
 
-
 _ATTEMPTS = 3
 """How often a file is written whose folder is removed meanwhile."""
 

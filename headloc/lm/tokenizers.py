@@ -76,7 +76,8 @@ def _other_cut(tokenizer: PreTrainedTokenizerBase, folder: Path) -> str | None:
     from tokenizers import Tokenizer
 
     file = folder / "tokenizer.json"
-    if not file.is_file() or not tokenizer.is_fast:
+    plainly = type(tokenizer).__name__ in _GENERIC
+    if plainly or not file.is_file() or not tokenizer.is_fast:
         return None
     plain = Tokenizer.from_file(str(file)).encode(PROBE, add_special_tokens=False)
     used = tokenizer(PROBE, add_special_tokens=False).input_ids

@@ -17,6 +17,7 @@ from headloc.reporting.tables import write_outcomes
 from headloc.reporting.wandb_run import artifact_name, log_result
 from tests.reporting.made_up import made_up_lm, made_up_result
 from tests.reporting.wandb_file import read_run, values
+from tests.reporting.without_account import without_account
 
 SETTINGS = {"seed": 7, "task": {"shots": 5}, "yaml": "seed: 7\n", "logger": {"kind": "wandb"}}
 WANDB = {"kind": "wandb", "project": "headloc-tests", "name": None, "group": None, "tags": ["t"]}
@@ -24,12 +25,8 @@ WANDB = {"kind": "wandb", "project": "headloc-tests", "name": None, "group": Non
 
 @pytest.fixture(autouse=True)
 def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No key, no netrc, nobody at the keyboard, and W&B's own files under the test's folder."""
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_ARTIFACT_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / "own"))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    """No account, and nobody at the keyboard."""
+    without_account(monkeypatch, tmp_path)
 
     def ask(*args: Any) -> str:
         raise AssertionError("asked for a login")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import subprocess
 import threading
 from pathlib import Path
@@ -17,6 +16,7 @@ from headloc.reporting.loggers import RunLogger, bounded, open_logger
 from headloc.reporting.tolerant import TolerantCsv, TolerantWandb
 from headloc.reporting.wandb_run import log_result
 from tests.commands.runs import Headloc, quick
+from tests.reporting.without_account import without_account
 from tests.trust.killing import differences
 from tests.trust.poison import poison, services, warned
 
@@ -25,12 +25,7 @@ WANDB = {"kind": "wandb", "project": "headloc-tests", "name": None, "group": Non
 
 @pytest.fixture(autouse=True)
 def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No key and no netrc, and W&B's own files under the test's folder."""
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_ARTIFACT_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / "own"))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    without_account(monkeypatch, tmp_path)
 
 
 def test_a_service_that_is_killed_in_training_costs_its_curves_alone(
