@@ -6,6 +6,7 @@ are summed in order; unlike the size of the process this leaves out what librari
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,17 +22,37 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
 
     The first call of `work` is not measured: it allocates what later calls find there.
     """
+    work()
+    with _no_collection():
+        return _peak_on_cuda(work, device) if device.type == "cuda" else _peak_on_cpu(work)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep Python from collecting garbage, of which there is none at first.
+
+    Tensors in a reference cycle that something else left behind would otherwise be released while
+    `work` runs, at a moment that depends on what ran before, and be taken off its peak.
+    """
+    gc.collect()
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _peak_on_cuda(work: Callable[[], object], device: torch.device) -> int:
     import torch
 
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
     work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        work()
-        torch.cuda.synchronize(device)
-        return int(torch.cuda.max_memory_allocated(device) - before)
-    return _peak_on_cpu(work)
+    torch.cuda.synchronize(device)
+    return int(torch.cuda.max_memory_allocated(device) - before)
 
 
 def _peak_on_cpu(work: Callable[[], object]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import torch
 
 from headloc.bench.memory import cache_bytes, peak_bytes, weight_bytes
@@ -31,6 +33,31 @@ def test_what_was_there_before_does_not_count() -> None:
     kept = torch.zeros(4 * COUNT)
     assert peak_bytes(lambda: torch.empty(COUNT), CPU) == MB
     assert kept.sum() == 0
+
+
+class _Cycle:
+    """Holds itself, so that only the garbage collector releases its tensor."""
+
+    def __init__(self) -> None:
+        self.itself, self.tensor = self, torch.empty(8 * COUNT)
+
+
+def test_garbage_from_before_is_not_taken_off_the_peak() -> None:
+    """When Python collects it depends on everything that ran before."""
+    calls: list[None] = []
+
+    def leave_garbage() -> None:
+        _Cycle()
+
+    def collect_when_measured() -> None:
+        if calls:
+            gc.collect()
+        calls.append(None)
+        torch.empty(COUNT)
+
+    assert peak_bytes(leave_garbage, CPU) == 8 * MB
+    assert peak_bytes(collect_when_measured, CPU) == MB
+    assert gc.isenabled()
 
 
 def test_shared_weights_count_once() -> None:
