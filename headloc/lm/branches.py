@@ -18,6 +18,7 @@ from torch import Tensor
 
 from headloc.errors import HeadlocError, UnsupportedModelError
 from headloc.lm.batch import EncodedPrompt, TokenBatch, collate, last_columns
+from headloc.lm.probing import CannotError, attempt, probing
 
 if TYPE_CHECKING:
     from headloc.lm.frozen import FrozenLM
@@ -85,23 +86,25 @@ def require_branches(lm: FrozenLM) -> None:
 
     Raises:
         UnsupportedModelError: when they do not, with what was found.
+        NoRoomError: when not even a few tokens fit into the device's memory.
     """
     if not lm.supports_prefix_cache:
         raise _unsupported(lm, "the model runs without a prefix cache, which branches share")
     ids = [tuple((5 * i + 2) % lm.vocab_size for i in range(n)) for n in _PROBE_LENGTHS]
     prompts = [EncodedPrompt(row, (1, 2), (0,) * len(row)) for row in ids]
     batch = collate(prompts, lm.pad_id).to(lm.device)
-    with torch.no_grad():
+    with torch.no_grad(), probing():
         prefix = lm.prefix(batch)
         alone_BJV = lm.logits(batch, prefix).double()
         try:
-            branched_BGJV = branch_logits(lm, batch, prefix, _PROBE_BRANCHES).double()
-        except (HeadlocError, AttributeError, TypeError, ValueError, RuntimeError, IndexError) as e:
+            branched_BGJV = attempt(lambda: branch_logits(lm, batch, prefix, _PROBE_BRANCHES))
+        except CannotError as error:
+            name = type(error.__cause__).__name__
             raise _unsupported(
-                lm, f"it does not take a mask of its own for each branch ({type(e).__name__})"
-            ) from e
+                lm, f"it does not take a mask of its own for each branch ({name})"
+            ) from error
     tolerance = _TOLERANCE.get(lm.dtype, _TOLERANCE_HALF)
-    gap = (branched_BGJV - alone_BJV[:, None]).norm() / _PROBE_BRANCHES**0.5
+    gap = (branched_BGJV.double() - alone_BJV[:, None]).norm() / _PROBE_BRANCHES**0.5
     if not bool(gap <= tolerance * alone_BJV.norm()):
         relative = float(gap / alone_BJV.norm())
         raise _unsupported(lm, f"their logits differ from those of rows alone by {relative:.1g}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from headloc.errors import HeadlocError, UnsupportedModelError
+from headloc.errors import HeadlocError
 from headloc.heads import HeadLayout
 from headloc.lm.batch import EncodedPrompt, TokenBatch, collate, last_columns
 from headloc.lm.families import Family
@@ -23,6 +23,7 @@ from headloc.lm.layout import Site, family_of, locate_heads, verify_heads
 from headloc.lm.passes import PassSizes, in_passes
 from headloc.lm.placement import input_device
 from headloc.lm.prefix import PrefixCache, check_cache, join
+from headloc.lm.probing import CannotError, attempt, probing
 from headloc.lm.source import ModelSource, describe
 
 if TYPE_CHECKING:
@@ -226,15 +227,18 @@ class FrozenLM(nn.Module):
         """Whether running from a prefix cache gives the logits of the full pass.
 
         Found out once, by comparing the two on a few left-padded tokens.
+
+        Raises:
+            NoRoomError: when not even they fit into the device's memory; nothing is found out then.
         """
         ids = [tuple((7 * i + 3) % self.vocab_size for i in range(n)) for n in _PROBE_LENGTHS]
         prompts = [EncodedPrompt(row, (1, 2), (0,) * len(row)) for row in ids]
         batch = collate(prompts, self.pad_id)
-        with torch.no_grad():
+        with torch.no_grad(), probing():
             full = self.logits(batch).double()
             try:
-                cached = self.logits(batch, self.prefix(batch)).double()
-            except (UnsupportedModelError, AttributeError, TypeError, ValueError, RuntimeError):
+                cached = attempt(lambda: self.logits(batch, self.prefix(batch))).double()
+            except CannotError:
                 return False
         tolerance = _PROBE_TOLERANCE.get(self.dtype, _PROBE_TOLERANCE_HALF)
         return bool((cached - full).norm() <= tolerance * full.norm())

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from headloc.errors import HeadlocError
+from headloc.lm.probing import CannotError, attempt, probing
 
 if TYPE_CHECKING:
     from headloc.lm.frozen import FrozenLM
@@ -91,13 +92,23 @@ def _layer(lm: FrozenLM, layer: int) -> nn.Module:
 
 @torch.no_grad()
 def supports_partial(lm: FrozenLM, layer: int) -> bool:
-    """Whether starting at a layer gives the full pass's logits, by trying it on a few tokens."""
+    """Whether starting at a layer gives the full pass's logits, by trying it on a few tokens.
+
+    Raises:
+        NoRoomError: when not even they fit into the device's memory.
+    """
     ids_BT = torch.arange(6, device=lm.device).reshape(2, 3) % lm.vocab_size
-    with reading_stream(lm, layer) as seen:
-        full_BTV = lm.model(input_ids=ids_BT, use_cache=False).logits
-    try:
-        with starting_at(lm, layer, seen[0]):
-            part_BTV = lm.model(input_ids=ids_BT, use_cache=False).logits
-    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError):
-        return False
+
+    def logits() -> Tensor:
+        found: Tensor = lm.model(input_ids=ids_BT, use_cache=False).logits
+        return found
+
+    with probing():
+        with reading_stream(lm, layer) as seen:
+            full_BTV = logits()
+        try:
+            with starting_at(lm, layer, seen[0]):
+                part_BTV = attempt(logits)
+        except CannotError:
+            return False
     return torch.equal(full_BTV, part_BTV)

@@ -22,6 +22,20 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+def no_room(kind: str) -> NoRoomError:
+    """Return the error of a row that is too much for memory, which says what to do.
+
+    Args:
+        kind: the kind of pass.
+    """
+    return NoRoomError(
+        f"A single row does not fit into the memory of the device ({kind}). Use a smaller "
+        "dtype (model.dtype=bfloat16), shorter prompts (fewer task.shots), fewer gate sets "
+        "(sparsity.seeds, sparsity.weights), or spread the model over several devices "
+        "(model.device_map=auto)."
+    )
+
+
 class PassSizes:
     """The largest passes that a model has room for, by kind of pass.
 
@@ -44,12 +58,7 @@ class PassSizes:
             NoRoomError: when a single row was too many.
         """
         if rows <= 1:
-            raise NoRoomError(
-                f"A single row does not fit into the memory of the device ({kind}). Use a smaller "
-                "dtype (model.dtype=bfloat16), shorter prompts (fewer task.shots), fewer gate sets "
-                "(sparsity.seeds, sparsity.weights), or spread the model over several devices "
-                "(model.device_map=auto)."
-            )
+            raise no_room(kind)
         half = (rows + 1) // 2
         if kind not in self._most:
             log.warning(
