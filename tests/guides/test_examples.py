@@ -1,7 +1,7 @@
 """The worked examples of the guides do what the guides say.
 
-All of them run in one folder, so that later ones find the circuits of earlier ones, with the
-options added that the guides themselves name.  What a guide says is written must be there, with the
+All of them run in one folder, where the circuits are that others start from, with the options added
+that the guides themselves name.  What a guide says is written must be there, with the
 keys and columns that it names.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ import pytest
 from headloc.cli import main
 from tests.guides.pages import PAGES, Example, blocks, examples
 
-# The circuits that other guides start from come first.
-ORDER = ("localize", "refine", *sorted({*PAGES} - {"localize", "refine", "README"}))
-WORKED = [example for page in ORDER for example in examples(page)]
+# Other guides start from the circuits of these.
+FIRST = ("localize", "refine")
+WORKED = [example for page in sorted({*PAGES} - {"README"}) for example in examples(page)]
 VECTOR = (
     "localize", "experiment=bundled_function_vector", "debug=fast", "logger=none",
     "objective.prompts_per_task=8", "output_dir=outputs/vector",
@@ -31,20 +32,26 @@ def run(*arguments: str) -> None:
     assert main(list(arguments)) == 0
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that every example runs in, with the files that the guides show."""
+def work(example: Example) -> None:
+    for arguments in example.commands:
+        run(*arguments, *(example.added if "show" not in arguments else ()))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Stand in the folder of all examples, with the files and circuits that others start from."""
     folder = tmp_path_factory.mktemp("examples")
-    (prompts,) = blocks("task", "json")
-    (folder / "prompts.json").write_text(prompts, encoding="utf-8")
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def in_place(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
-    monkeypatch.setattr(sys, "argv", ["headloc"])
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["headloc"])
+        patch.setenv("HYDRA_FULL_ERROR", "1")
+        (prompts,) = blocks("task", "json")
+        Path("prompts.json").write_text(prompts, encoding="utf-8")
+        run(*VECTOR)
+        for page in FIRST:
+            for example in examples(page):
+                work(example)
+        yield
 
 
 def keys_of(path: Path) -> set[str]:
@@ -66,12 +73,10 @@ def test_every_guide_to_a_command_has_a_worked_example() -> None:
     ids=lambda example: " then ".join(" ".join(words[:2]) for words in example.commands),
 )
 def test_a_worked_example_writes_what_the_guide_says(example: Example) -> None:
-    if example.page == "refine":
-        run(*VECTOR)
     for python in blocks(example.page, "python") if example.page == "models" else ():
         exec(compile(python, "models.md", "exec"), {})
-    for arguments in example.commands:
-        run(*arguments, *(example.added if "show" not in arguments else ()))
+    if example.page not in FIRST:
+        work(example)
     assert example.files
     for path, keys in example.files:
         assert Path(path).is_file(), path
