@@ -2,8 +2,8 @@
 
 A stage that ends leaves one file, written atomically: its tensors, and beside them its plain facts
 and what it has cost.  A run that is taken up again reads the stages it finds and makes the others.
-Training has checkpoints of its own; the prefixes of prompts are run again, as they are too large to
-be worth their place on disk.
+The training of a localization has checkpoints of its own; the prefixes of prompts are run again, as
+they are too large to be worth their place on disk.
 
 Only the process that speaks for a run writes.
 """
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from headloc.files import remove_partial, write_bytes
 from headloc.lm.ledger import StageCost, TokenLedger
-from headloc.run_note import FOLDER, check_note, write_note
+from headloc.run_note import CHECKPOINT, FOLDER, Run
 
 T = TypeVar("T")
 
@@ -144,46 +144,35 @@ def _digest(facts: str, tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def open_journal(
-    output_dir: Path,
-    settings: Mapping[str, Any],
-    model: str,
-    *,
-    resume: bool,
-    writes: bool,
-    checkpoint: Path | None = None,
-) -> Journal:
+def open_journal(run: Run, inputs: Mapping[str, str], *, resume: bool, writes: bool) -> Journal:
     """Open the journal of a run; without `resume` what an earlier run left is removed.
 
     It is removed when this run begins to keep something of its own, not before.
 
     Args:
-        output_dir: output folder of the run.
-        settings: its configuration.
-        model: fingerprint of its model.
+        run: command, output folder and settings.
+        inputs: fingerprints of what the settings only name, by what each is of.
         resume: whether an interrupted run is taken up.
         writes: whether this process writes.
-        checkpoint: gates of an earlier run, removed with its stages: killed before its own first
-            ones, this run must not go on from them.
 
     Raises:
-        HeadlocError: when the run that is to be taken up had other settings or another model.
+        HeadlocError: when the run that is to be taken up had other settings or other inputs.
     """
-    folder = output_dir / FOLDER
+    folder = run.folder / FOLDER
 
     def note() -> None:
-        write_note(output_dir, settings, model)
+        run.write(inputs)
 
     if resume:
-        check_note(output_dir, settings, model)
+        run.check(inputs)
         if writes:
-            remove_partial(output_dir)
+            remove_partial(run.folder)
             note()
         return Journal(folder, resume=True, writes=writes, note=note)
 
     def clear() -> None:
-        if checkpoint is not None:
-            checkpoint.unlink(missing_ok=True)
+        # Killed before its own first gates, this run must not go on from those of an earlier one.
+        (run.folder / CHECKPOINT).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
         note()
 

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from headloc.ranks import LAUNCHED
-from headloc.run_note import go_on, with_resume
+from headloc.run_note import RESUMABLE, go_on, with_resume
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -87,7 +87,7 @@ def of_workers(command: str | None, arguments: Sequence[str]) -> str:
     given = [text for text in arguments if text.startswith("output_dir=")]
     place = given[-1] if given else "output_dir= that of this sweep"
     kept = "What other jobs found is kept in their folders."
-    if command != "localize":
+    if command not in RESUMABLE:
         return f"{kept} Start those that are missing again."
     return f"{kept} Go on: the same command with resume=true {place}."
 

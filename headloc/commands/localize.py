@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from headloc.commands.build import (
     build,
@@ -15,19 +14,11 @@ from headloc.commands.build import (
     checked_seed,
     plain,
 )
-from headloc.errors import HeadlocError, NoRoomError
+from headloc.commands.resuming import Resumable, fingerprint
 from headloc.extras import Extras
-from headloc.faults import fault
 from headloc.files import usable_output_dir, write_json, write_text
 from headloc.ranks import Ranks, ranks_of
-from headloc.run_note import (
-    CHECKPOINT,
-    go_on,
-    mark_started,
-    unmark_started,
-    was_started,
-    with_resume,
-)
+from headloc.run_note import CHECKPOINT, with_resume
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -86,50 +77,28 @@ def finish(cfg: DictConfig, output_dir: Path) -> Finished:
     """Do what `run` does, and return the model with the result and what is missing beside it."""
     folder = usable_output_dir(output_dir)
     settings = _checked(cfg, folder)
-    resume, ranks = settings["resume"], ranks_of(settings["trainer"])
-    resume_from = _checkpoint(folder) if resume else None
-    noted = False
-    try:
-        noted = ranks.first and mark_started(folder, settings)
-        return _finish(cfg, folder, settings, ranks, resume_from)
-    except Exception as error:
-        if noted:
-            with suppress(OSError):
-                unmark_started(folder)
-        _raise(error, folder)
-
-
-def _raise(error: Exception, folder: Path) -> NoReturn:
-    """Raise an error; a fault with how to go on."""
-    told = None if isinstance(error, HeadlocError) else fault(error)
-    if isinstance(error, NoRoomError):
-        told = str(error)
-    if told is None:
-        raise error
-    raise HeadlocError(f"{told} {go_on(folder)}") from error
+    ranks = ranks_of(settings["trainer"])
+    run = Resumable.of("localize", folder, settings, writes=ranks.first)
+    resume_from = folder / CHECKPOINT if run.resume and (folder / CHECKPOINT).is_file() else None
+    with run.noted():
+        return _finish(cfg, run, settings, ranks, resume_from)
 
 
 def _finish(
     cfg: DictConfig,
-    folder: Path,
+    run: Resumable,
     settings: dict[str, Any],
     ranks: Ranks,
     resume_from: Path | None,
 ) -> Finished:
-    from headloc.journal import open_journal
     from headloc.reporting.console import Console
 
-    console = Console(quiet=not ranks.first)
+    folder, console = run.run.folder, Console(quiet=not ranks.first)
     with console.stage("loading"):
         run_parts = _parts(cfg, settings, ranks)
     lm = run_parts["lm"]
-    run_parts["journal"] = open_journal(
-        folder,
-        settings,
-        lm.source.fingerprint,
-        resume=settings["resume"],
-        writes=ranks.first,
-        checkpoint=folder / CHECKPOINT,
+    run_parts["journal"] = run.journal(
+        model=lm.source.fingerprint, task=fingerprint(run_parts["task"].describe())
     )
     logger = _logger(settings, folder, ranks)
     try:
@@ -156,26 +125,7 @@ def _checked(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     settings = plain(cfg)
     settings["yaml"] = OmegaConf.to_yaml(cfg, resolve=True)
     checked_seed(settings["seed"])
-    if not isinstance(settings["resume"], bool):
-        raise HeadlocError(f"resume={settings['resume']!r} must be true or false.")
     return settings
-
-
-def _checkpoint(folder: Path) -> Path | None:
-    """Return the checkpoint of an interrupted run, None where it had none yet.
-
-    Raises:
-        HeadlocError: when no run was interrupted there.
-    """
-    path = folder / CHECKPOINT
-    if path.is_file():
-        return path
-    if was_started(folder):
-        return None
-    raise HeadlocError(
-        f"resume=true, but there is no checkpoint at {path}. Give the output_dir of the "
-        "interrupted run, or start it without resume."
-    )
 
 
 def _parts(cfg: DictConfig, settings: dict[str, Any], ranks: Ranks) -> dict[str, Any]:

@@ -281,10 +281,10 @@ def test_a_circuit_of_another_template_has_no_place_in_a_layer_search(
     assert_refused(headloc, place, arguments, "found with the template")
 
 
-def test_resume_needs_a_checkpoint(headloc: Headloc, place: Path) -> None:
+def test_resume_needs_a_run_that_has_begun(headloc: Headloc, place: Path) -> None:
     shutil.rmtree(place / "out" / "checkpoints")
     arguments = ["localize", "output_dir=out", "resume=true"]
-    assert_refused(headloc, place, arguments, "there is no checkpoint")
+    assert_refused(headloc, place, arguments, "no run has begun in")
 
 
 def test_resume_needs_the_checkpoint_of_such_a_run(headloc: Headloc, place: Path) -> None:
@@ -339,6 +339,6 @@ def test_an_interrupt_tells_how_to_go_on(
     monkeypatch.setattr(module, "_localize", interrupted)
     result = headloc("localize", "logger=none", "output_dir=new")
     assert result.status == 130
-    assert ("The gates so far are in" if saved else "No gates were saved yet") in result.err
+    assert ("The gates so far are in" if saved else "No stage was finished yet") in result.err
     assert f"resume=true output_dir={place / 'new'}" in result.err
     assert "Traceback" not in result.err

@@ -22,7 +22,7 @@ from headloc.journal import Entry, open_journal
 from headloc.lm.ledger import TokenLedger
 from headloc.objectives.mean_cache import MeanCache, OneMean
 from headloc.objectives.task_means import TaskMeans
-from headloc.run_note import FOLDER
+from headloc.run_note import FOLDER, Run
 from headloc.tasks import AddK
 from tests.bundled.test_training import MICRO
 from tests.circuit.made import tiny_circuit
@@ -104,7 +104,8 @@ def stages(folder: Path) -> Target:
     settings = {"seed": 3, "task": {"shots": 5, "k": [1, 2]}}
 
     def once(place: Path, resume: bool) -> None:
-        journal = open_journal(place, settings, "model", resume=resume, writes=True)
+        run = Run("localize", place, settings)
+        journal = open_journal(run, {"model": "model"}, resume=resume, writes=True)
         journal.begin()
         journal.once(
             "means",

@@ -51,10 +51,10 @@ def no_memory_of_the_host() -> None:
 
 
 STAGES: tuple[tuple[str, Callable[..., None], int, str], ...] = (
-    ("mean head outputs", interrupt, 130, "Interrupted. No gates were saved yet. Go on"),
-    ("prompts and prefixes", terminate, 143, "Terminated. No gates were saved yet (finished: mean"),
+    ("mean head outputs", interrupt, 130, "Interrupted. No stage was finished yet. Go on"),
+    ("prompts and prefixes", terminate, 143, "Terminated. Finished so far: means. Go on"),
     (TRAINING, no_memory, 2, "A single row does not fit into the memory of the device (training)"),
-    (TRAINING, interrupt, 130, "Interrupted. No gates were saved yet"),
+    (TRAINING, interrupt, 130, "Interrupted. Finished so far: means"),
     ("selecting heads", terminate, 143, "Terminated. The gates so far are in"),
     ("verdict on seen tasks", no_memory_of_the_host, 2, "(prefix)"),
     ("verdict on held-out tasks", interrupt, 130, "(finished: means, selection, verdict-seen)"),

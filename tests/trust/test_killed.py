@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from headloc.errors import HeadlocError
 from headloc.files import write_folder, write_text
 from headloc.journal import Entry, Journal, open_journal
 from headloc.lm.ledger import StageCost, TokenLedger
-from headloc.run_note import FOLDER, mark_started, was_started
+from headloc.run_note import FOLDER, Run, was_started
 from tests.commands.runs import Headloc, contents, quick
 
 ROOT = Path(__file__).parents[2]
@@ -134,15 +135,26 @@ def test_a_new_run_does_not_go_on_from_what_another_left(
 
 
 def test_the_note_is_written_once_and_read(tmp_path: Path) -> None:
+    first = Run("localize", tmp_path, {"seed": 1, "output_dir": "x"})
     assert not was_started(tmp_path)
-    mark_started(tmp_path, {"seed": 1, "output_dir": "x"})
-    mark_started(tmp_path, {"seed": 2})
+    assert first.mark()
+    assert not replace(first, settings={"seed": 2}).mark()
     assert was_started(tmp_path)
-    open_journal(tmp_path, {"seed": 1, "output_dir": "y"}, "model", resume=True, writes=True)
+    inputs = {"model": "model", "task": "task"}
+
+    def take_up(run: Run, **changed: str) -> None:
+        open_journal(run, {**inputs, **changed}, resume=True, writes=True)
+
+    # What the note does not know yet is no reason to refuse.
+    take_up(replace(first, settings={"seed": 1, "output_dir": "y"}))
     with pytest.raises(HeadlocError, match="had seed=1, not 2"):
-        open_journal(tmp_path, {"seed": 2}, "model", resume=True, writes=True)
+        take_up(replace(first, settings={"seed": 2}))
     with pytest.raises(HeadlocError, match="the model is another"):
-        open_journal(tmp_path, {"seed": 1}, "other", resume=True, writes=True)
+        take_up(first, model="other")
+    with pytest.raises(HeadlocError, match="the task is another"):
+        take_up(first, task="other")
+    with pytest.raises(HeadlocError, match="was headloc localize, not headloc compare"):
+        take_up(replace(first, command="compare"))
 
 
 def test_a_stage_is_made_once_with_what_it_cost(tmp_path: Path) -> None:
