@@ -86,7 +86,7 @@ class BankLocalizer(GateTraining):
         loss = partial(self.runner.losses, self.train_prompts)
         most = rows_per_training_pass(len(rows_B), len(self.members), self.lm.device)
         task_G = step_loss(loss, rows_B, gates_BGA, self.lm.passes, self.share, most)
-        self._check_step(task_G, "task loss")
+        self.task_loss = task_G.detach()
         pairs = zip(self.controls, self.gate_sets, strict=True)
         term_G = torch.stack([control.term(own, self.progress) for control, own in pairs])
         if self._logs_now():

@@ -1,7 +1,8 @@
 """Single training steps as they are in a run, callable one by one.
 
-A step is what Lightning does between two batches: sample gates, run the model, differentiate, step
-Adam, bring the gates back into range.  Logging, validation and Lightning's own loop stay outside.
+A step is what Lightning does between two batches: sample gates, run the model, differentiate, check
+the numbers, step Adam, bring the gates back into range.  Logging, validation and Lightning's own
+loop stay outside.
 
 Shapes: B rows of a step, N prompts, J predicting columns, V vocabulary.
 """
@@ -168,6 +169,7 @@ class GateStep:
         module = self.module
         loss: Tensor = module.training_step(next(self._rows), 0)
         loss.backward()
+        module.on_before_optimizer_step(self.optimizer)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         rate = self.optimizer.param_groups[0]["lr"]

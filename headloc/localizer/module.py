@@ -83,6 +83,8 @@ class GateTraining(L.LightningModule, ABC):
         self.optimizer_settings = optimizer or OptimizerSettings()
         self.validation_accuracy = AnswerAccuracy()
         self.starved_steps = 0
+        self.task_loss = torch.zeros(())
+        """The task loss of the step that is being made, a scalar or one per gate set [G]."""
         self.register_state_dict_post_hook(_drop_frozen)
         self.register_load_state_dict_post_hook(_forgive_frozen)
 
@@ -111,7 +113,7 @@ class GateTraining(L.LightningModule, ABC):
         return min(1.0, self.global_step / max(1.0, float(total)))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Refuse a gradient that is none; count the steps in which a gate set has none at all.
+        """Refuse a loss or gradient that is none; count steps in which a gate set has no gradient.
 
         Raises:
             NonFiniteError: before the step is made, so that the gates stay what they were.
@@ -121,7 +123,7 @@ class GateTraining(L.LightningModule, ABC):
             own = [p.grad.norm() for p in gates.parameters() if p.grad is not None]
             norms.append(torch.stack(own).norm())
         norm_G = torch.stack(norms)
-        self._check_step(norm_G, "gradient of the gates")
+        self._check_step(norm_G)
         if not self._logs_now():
             return
         self.starved_steps += int((norm_G == 0).any())
@@ -189,14 +191,18 @@ class GateTraining(L.LightningModule, ABC):
         in_passes(self.lm.passes, kind, len(own_B), lambda part: update(own_B[part]), most=most)
         self.log("val/accuracy", self.validation_accuracy, prog_bar=True)
 
-    def _check_step(self, figure: Tensor, what: str) -> None:
-        """Refuse a loss or a gradient that is NaN or infinity.
+    def _check_step(self, norm_G: Tensor) -> None:
+        """Refuse a task loss, or a norm of gradients, that is NaN or infinity.
+
+        Both are asked at once, after the backward pass: every question makes an accelerator wait.
 
         Raises:
             NonFiniteError: with the step, and where the numbers may come from.
         """
-        if bool(figure.detach().isfinite().all()):
+        finite = torch.stack([figure.isfinite().all() for figure in (self.task_loss, norm_G)])
+        if bool(finite.all()):
             return
+        what = "gradient of the gates" if bool(finite[0]) else "task loss"
         parameters = [p for gates in self.gate_sets for p in gates.parameters()]
         own = not all(bool(p.isfinite().all()) for p in parameters)
         why = "The gates are NaN themselves: lower optimizer.lr." if own else blame(self.lm.model)
@@ -280,7 +286,7 @@ class HeadLocalizer(GateTraining):
         gates_BA = self.gates.sample(len(rows_B), generator)
         loss = partial(self.objective.loss, self.lm, self.train_prompts)
         task_loss = step_loss(loss, rows_B, gates_BA, self.lm.passes, self.share)
-        self._check_step(task_loss, "task loss")
+        self.task_loss = task_loss.detach()
         term = self.sparsity.term(self.gates, self.progress)
         if self._logs_now():
             self._log_step(task_loss, term, gates_BA)
