@@ -44,6 +44,9 @@ from tests.packaging.installation import (
 IMPORT_SECONDS = 0.3
 """What `import headloc` may take: the median of `IMPORTS` processes."""
 
+HELP_SECONDS = 1.0
+"""What a help text may take, Python's own start included: the median of `IMPORTS` processes."""
+
 IMPORTS = 11
 
 CONSUMER = """\
@@ -125,6 +128,7 @@ def checks() -> dict[str, Callable[[Shell], None]]:
     return {
         "places": check_places,
         "import": check_import,
+        "help": check_help,
         "types": check_types,
         "configuration": lambda shell: check_configuration(shell, __version__),
         "localize": check_run,
@@ -141,6 +145,21 @@ def check_import(shell: Shell) -> None:
         print(f"  {code}: {middle:.4f} s (median of {IMPORTS}, "
               f"{min(seconds):.4f} to {max(seconds):.4f})")  # fmt: skip
         check(bound is None or middle < bound, f"{code} takes {middle:.2f} s, above {bound} s")
+
+
+def check_help(shell: Shell) -> None:
+    """Help is there at once: measured from outside, as who types it waits."""
+    for words in ((), ("localize",)):
+        seconds = []
+        for _ in range(IMPORTS):
+            begun = time.perf_counter()
+            shell.headloc(*words, "--help")
+            seconds.append(time.perf_counter() - begun)
+        command = " ".join(("headloc", *words, "--help"))
+        middle = statistics.median(seconds)
+        print(f"  {command}: {middle:.2f} s (median of {IMPORTS}, "
+              f"{min(seconds):.2f} to {max(seconds):.2f})")  # fmt: skip
+        check(middle < HELP_SECONDS, f"{command} takes {middle:.2f} s, above {HELP_SECONDS} s")
 
 
 def check_types(shell: Shell) -> None:
