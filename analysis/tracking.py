@@ -71,7 +71,7 @@ def _media(analysis: Analysis, found: Findings, folder: Path) -> Mapping[str, An
 
     media: dict[str, Any] = {}
     for table in found.tables:
-        rows = [list(row) for row in table.rows[:MOST_ROWS]]
+        rows = _of_one_type([list(row) for row in table.rows[:MOST_ROWS]])
         media[f"{analysis.name}/{table.name}"] = wandb.Table(columns=list(table.columns), data=rows)
     for picture in found.pictures:
         path = folder / f"{picture.name}.png"
@@ -79,3 +79,19 @@ def _media(analysis: Analysis, found: Findings, folder: Path) -> Mapping[str, An
             str(path), caption=picture.caption
         )
     return media
+
+
+def _of_one_type(rows: list[list[Any]]) -> list[list[Any]]:
+    """Return a table's rows with the columns as text that hold both text and numbers.
+
+    W&B refuses a table whose column changes its type, and with it all else of the analysis.
+    """
+    if not rows:
+        return rows
+    for column in range(len(rows[0])):
+        values = [row[column] for row in rows if row[column] is not None]
+        texts = sum(isinstance(value, str) for value in values)
+        if 0 < texts < len(values):
+            for row in rows:
+                row[column] = None if row[column] is None else str(row[column])
+    return rows

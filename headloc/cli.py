@@ -297,7 +297,7 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[0] in ("-h", "--help", "help"):
         print(_usage())
         return 0
-    if arguments[0] == "--version":
+    if "--version" in arguments:
         print(f"headloc {__version__}")
         return 0
     command, rest = _find(arguments)
@@ -532,6 +532,8 @@ def _check_flags(arguments: list[str]) -> None:
     from hydra._internal.utils import get_args_parser
 
     parser = get_args_parser()
+    # --hel would print Hydra's help, which knows nothing of headloc's options.
+    parser.allow_abbrev = False
 
     def refuse(message: str) -> NoReturn:
         raise HeadlocError(

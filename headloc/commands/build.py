@@ -127,13 +127,28 @@ def build_lm(cfg: DictConfig, ranks: Ranks | None = None) -> FrozenLM:
     if ranks is not None and (ranks.processes > 1 or ranks.devices is not None):
         options["device"] = _own_device(options, ranks)
     if source == "bundled":
-        options.pop("path", None)
-        options.pop("revision", None)
+        _refuse_a_place(options)
         return load_bundled(**options)
     if source not in ("local", "hub"):
         raise HeadlocError(f"model.source={source!r} is unknown. {suggest(str(source), _SOURCES)}")
     check_options("model", _LoadOptions, options)
     return load_lm(options.pop("path"), local_only=source == "local", **options)
+
+
+def _refuse_a_place(options: dict[str, Any]) -> None:
+    """Take the options of a checkpoint's place out of those of the bundled model.
+
+    Raises:
+        HeadlocError: where one is set, which the bundled model would silently stand in for.
+    """
+    for key in ("path", "revision"):
+        value = options.pop(key, None)
+        if value is not None:
+            raise HeadlocError(
+                f"model.{key}={value!r} says nothing to the model that ships with headloc, which "
+                "model=bundled (the default) takes. Add model=local or model=hub, or set "
+                f"model.{key}=null."
+            )
 
 
 def _own_device(options: Mapping[str, Any], ranks: Ranks) -> str:

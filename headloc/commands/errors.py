@@ -102,10 +102,9 @@ def _unknown_key(error: BaseException) -> str:
     choices = _choices_with(key)
     if choices and "Could not override" in str(error):
         group = key.partition(".")[0]
-        return (
-            f"{key} is an option of {' and '.join(f'{group}={choice}' for choice in choices)}, "
-            f"not of the choice made here. Add {group}={choices[0]}."
-        )
+        named = " or ".join(f"{group}={choice}" for choice in choices)
+        add = f"Add {named}." if len(choices) == 1 else "Add one of these choices."
+        return f"{key} is an option of {named}, not of the choice made here. {add}"
     # What cannot be overridden is not there, although another command may have it.
     if key in _known_keys() and "Could not override" not in str(error):
         return f"{key} cannot be set so: {str(error).splitlines()[0].strip()}"

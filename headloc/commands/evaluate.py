@@ -97,11 +97,11 @@ def _intervene(
 
     intervention = build("intervention", options)
     metrics: dict[str, float] = {}
-    splits: list[tuple[Split, int, str]] = [("train", data.test_prompts, "")]
+    splits: list[tuple[Split, int, str, str]] = [("train", data.test_prompts, "", "seen")]
     if task.held_out:
-        splits.append(("held_out", data.held_out_prompts, "held_out/"))
-    for split, prompts, prefix in splits:
-        with console.stage(f"{intervention.name} on {split.replace('_', '-')} tasks") as progress:
+        splits.append(("held_out", data.held_out_prompts, "held_out/", "held-out"))
+    for split, prompts, prefix, kind in splits:
+        with console.stage(f"{intervention.name} on {kind} tasks") as progress:
             found = judge_intervention(
                 intervention, lm, task, circuit.heads, seed=seed, split=split, prompts=prompts,
                 progress=progress,
@@ -120,11 +120,20 @@ def _intervened_lines(metrics: dict[str, float]) -> list[str]:
             key = f"{prefix}intervention/{measure}"
             if f"{key}/before" not in metrics:
                 continue
-            told = [f"{metrics[f'{key}/{name}']:.3f} {name}" for name in ("before", "after")]
+            told = [f"{_with_interval(metrics, f'{key}/{name}')} {name}"
+                    for name in ("before", "after")]  # fmt: skip
             if f"{key}/random" in metrics:
-                told.append(f"{metrics[f'{key}/random']:.3f} on random heads")
+                told.append(f"{_with_interval(metrics, f'{key}/random')} on random heads")
             lines.append(f"intervention, {what}, {tasks}: {', '.join(told)}")
     return lines
+
+
+def _with_interval(metrics: dict[str, float], key: str) -> str:
+    """Return a figure with its interval; near 0 it keeps two digits that say something."""
+    value, low, high = (metrics[f"{key}{end}"] for end in ("", "/low", "/high"))
+    small = value != 0 and abs(value) < 0.01
+    told = [f"{figure:.2g}" if small else f"{figure:.3f}" for figure in (value, low, high)]
+    return f"{told[0]} [{told[1]}, {told[2]}]"
 
 
 def own_model(circuit: Circuit) -> FrozenLM:

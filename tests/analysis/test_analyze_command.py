@@ -232,6 +232,20 @@ def test_wandb_gets_the_findings_and_the_circuit_s_name(
     assert next(run.job_type for run in records["run"]) == "analyze"
 
 
+def test_wandb_takes_tables_of_text_and_numbers(tmp_path: Path) -> None:
+    wandb = pytest.importorskip("wandb")
+    from headloc.analysis.self_correction import SelfCorrection
+    from headloc.analysis.tracking import _media
+
+    rows = (("L0H1", 2, 0.5), ("L0H1", "all later", None), ("L0H2", None, 1))
+    table = Table("kappa", ("head", "read_at", "kappa"), rows)
+    found = Findings({}, (table,))
+    uploaded = _media(SelfCorrection(), found, tmp_path)["self_correction/kappa"]
+    assert isinstance(uploaded, wandb.Table)
+    assert uploaded.data == [["L0H1", "2", 0.5], ["L0H1", "all later", None], ["L0H2", None, 1]]
+    assert table.rows == rows
+
+
 def test_an_online_run_uses_the_circuit_as_an_artifact(circuit: Path, tmp_path: Path) -> None:
     from headloc.analysis.tracking import use_circuit
 

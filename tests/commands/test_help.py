@@ -55,6 +55,7 @@ def test_the_version_is_told(headloc: Headloc) -> None:
     from headloc import __version__
 
     assert headloc("--version").out == f"headloc {__version__}\n"
+    assert headloc("localize", "--version").out == f"headloc {__version__}\n"
 
 
 def test_importing_headloc_loads_nothing_heavy() -> None:

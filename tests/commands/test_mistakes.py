@@ -88,6 +88,14 @@ LOCALIZE: dict[str, tuple[list[str], str]] = {
     "truncated model": (["model=local", "model.path=truncated"], "cannot be loaded"),
     "missing model.path": (["model=local"], r"model\.path is missing.*model\.path=VALUE"),
     "model that knows no task": (["model=local", "model.path=other"], "answered none of 24"),
+    "path beside the bundled model": (
+        ["model.path=other"], r"model\.path is an option of model=hub or model=local, not"
+    ),
+    "revision beside the bundled model": (["model.revision=main"], "model=hub or model=local"),
+    "path of an experiment beside the bundled model": (
+        ["experiment=hu2025/llama3_8b_add_k", "model=bundled", "model.dtype=auto"],
+        r"model\.path='meta-llama/.*says nothing to the model that ships with headloc",
+    ),
     "dtype": (["model.dtype=float23"], "Unknown dtype.*'float32'"),
     "device": (["model.device=cpuu"], "Unknown device.*'cpu'"),
     "task file with an object": (["task=pairs", "task.path=object.json"], "not a list"),
@@ -184,6 +192,7 @@ LOCALIZE: dict[str, tuple[list[str], str]] = {
     "malformed list": (["task.k=[1,2"], "cannot be read"),
     "not an override": (["foo"], "key=value"),
     "unknown flag": (["--fast"], "Unrecognized arguments: --fast"),
+    "half a flag": (["--hel"], "Unrecognized arguments: --hel"),
     "interpolation": (["seed=${nothing}"], "nothing"),
     "config dir": (["--config-dir", "nowhere"], "nowhere"),
 }  # fmt: skip

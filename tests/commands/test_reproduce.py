@@ -77,7 +77,7 @@ def test_every_paper_experiment_composes_and_is_built(name: str) -> None:
     build_settings("data", DataSettings, settings["data"])
     build_settings("optimizer", OptimizerSettings, settings["optimizer"])
     build_settings("verdict", VerdictSettings, settings["verdict"])
-    assert settings["model"]["path"] == MODELS.get(name)
+    assert settings["model"].get("path") == MODELS.get(name)
     assert settings["model"]["source"] == ("hub" if name in MODELS else "bundled")
 
 

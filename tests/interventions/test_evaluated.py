@@ -66,3 +66,24 @@ def test_the_command_reports_both_accuracies(
         assert full == metrics[f"{prefix}accuracy/full"]
         assert metrics[f"{prefix}intervention/accuracy_within_labels/before"] >= full
     assert "accuracy within the labels, held-out tasks" in found.out
+
+
+def test_figures_of_an_intervention_are_printed_with_intervals_and_near_zero_legible() -> None:
+    from headloc.commands.evaluate import _intervened_lines
+
+    metrics: dict[str, float] = {}
+    for key, figures in {
+        "accuracy/before": (1.0, 1.0, 1.0),
+        "accuracy/after": (0.561, 0.519, 0.604),
+        "log_probability/before": (-3.14e-05, -4e-05, -2.5e-05),
+        "log_probability/after": (-5.6271, -6.1, -5.2),
+        "log_probability/random": (0.0, 0.0, 0.0),
+    }.items():
+        for end, figure in zip(("", "/low", "/high"), figures, strict=True):
+            metrics[f"intervention/{key}{end}"] = figure
+    assert _intervened_lines(metrics) == [
+        "intervention, accuracy, tasks trained on: 1.000 [1.000, 1.000] before, "
+        "0.561 [0.519, 0.604] after",
+        "intervention, log-probability, tasks trained on: -3.1e-05 [-4e-05, -2.5e-05] before, "
+        "-5.627 [-6.100, -5.200] after, 0.000 [0.000, 0.000] on random heads",
+    ]
