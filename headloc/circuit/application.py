@@ -118,11 +118,7 @@ def _check_objective(circuit: Circuit) -> None:
 
 
 def _means(circuit: Circuit, lm: FrozenLM) -> RoleMeans | None:
-    """Return the off-values of the circuit; None where they are zero.
-
-    Where the prompts behind the means had no answer of several tokens, a generated token takes the
-    mean of the last prompt token: the nearest that is known, as both predict the answer.
-    """
+    """Return the off-values of the circuit; None where they are zero."""
     if circuit.objective.get("off_value") == "zero":
         return None
     means = RoleMeans.from_tensors(circuit.tensors, lm, mlps=circuit.feed_forward is not None)
@@ -134,16 +130,4 @@ def _means(circuit: Circuit, lm: FrozenLM) -> RoleMeans | None:
             "weights or another precision, so its own means may differ.",
             stacklevel=5,
         )
-    if float(means.counts_R[int(Role.ANSWER)]) > 0:
-        return means
-    return RoleMeans(
-        tuple(_answer_like_last(mean_R) for mean_R in means.means),
-        means.counts_R,
-        tuple(_answer_like_last(mean_R) for mean_R in means.mlps),
-    )
-
-
-def _answer_like_last(mean_R: Tensor) -> Tensor:
-    filled_R = mean_R.clone()
-    filled_R[int(Role.ANSWER)] = mean_R[int(Role.LAST)]
-    return filled_R
+    return means.with_answers()

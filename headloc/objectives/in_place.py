@@ -110,13 +110,14 @@ class InPlace(Objective):
             rng = stream(seed, "means", "shuffled")
             examples = [task.shuffled(example, rng) for example in examples]
         _, batch = encode_examples(lm, examples, task.template)
-        self.means = role_means(
+        means = role_means(
             lm,
             batch,
             predicting_only=self.positions == "last",
             mlps=self.mlps,
             progress=progress,
         )
+        self.means = means.with_answers()
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the mean outputs."""
@@ -126,7 +127,8 @@ class InPlace(Objective):
         """Take the mean outputs of a saved circuit."""
         if self.off_value in ESTIMATED:
             on_device = {name: tensor.to(lm.device) for name, tensor in tensors.items()}
-            self.means = RoleMeans.from_tensors(on_device, lm, mlps=self.mlps)
+            means = RoleMeans.from_tensors(on_device, lm, mlps=self.mlps)
+            self.means = means.with_answers()
 
     def prompt_set(
         self,
@@ -140,6 +142,8 @@ class InPlace(Objective):
     ) -> PromptSet:
         """Encode few-shot prompts and cache their prefixes and counterfactual outputs."""
         encoded, batch = encode_examples(lm, examples, task.template)
+        if self.means is not None and self.positions == "all":
+            self.means.require(batch.role_BT)
         cached = self.positions == "last" and self.prefix_cache
         prefix = lm.kept_prefix(batch, progress=progress) if cached else None
         counterfactual, resampled = None, None

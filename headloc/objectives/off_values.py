@@ -64,6 +64,39 @@ class RoleMeans:
     counts_R: Tensor
     mlps: tuple[Tensor, ...] = ()
 
+    def with_answers(self) -> RoleMeans:
+        """Return means that are known for answer tokens as well.
+
+        Where no prompt behind the means had an answer of several tokens, an answer token takes the
+        mean of the last prompt token: the nearest that is known, as both predict the answer.  Its
+        own mean would be zero, which is another off-value.
+        """
+        if float(self.counts_R[int(Role.ANSWER)]) > 0:
+            return self
+        return RoleMeans(
+            tuple(_answer_like_last(mean_R) for mean_R in self.means),
+            self.counts_R,
+            tuple(_answer_like_last(mean_R) for mean_R in self.mlps),
+        )
+
+    def require(self, role_BT: Tensor) -> None:
+        """Refuse prompts with tokens whose role no prompt behind the means had.
+
+        Raises:
+            HeadlocError: naming the roles.
+        """
+        known_R = self.counts_R.cpu() > 0
+        known_R[int(Role.ANSWER)] |= known_R[int(Role.LAST)]
+        used = role_BT[role_BT >= 0].unique().tolist()
+        missing = [Role(role).name for role in used if not bool(known_R[role])]
+        if missing:
+            raise HeadlocError(
+                "The mean off-values were estimated on prompts without tokens of the role "
+                f"{', '.join(missing)}, which these prompts have (another template?), so those "
+                "tokens would be set to zero. Use the template that the means were estimated on, "
+                "objective.positions=last, or objective.off_value=zero."
+            )
+
     def at(self, role_BT: Tensor) -> OffValues:
         """Return the means z_BTHd and m_BTD for tokens of these roles; padding gets role 0."""
         role_BT = role_BT.clamp(min=0)
@@ -157,6 +190,12 @@ def role_means(
     check_means(means, lm, len(batch))
     layers = len(lm.layout.layers)
     return RoleMeans(means[:layers], counts_R, means[layers:])
+
+
+def _answer_like_last(mean_R: Tensor) -> Tensor:
+    filled_R = mean_R.clone()
+    filled_R[int(Role.ANSWER)] = mean_R[int(Role.LAST)]
+    return filled_R
 
 
 def _sum_by_role(out_BT: Tensor, real_BT: Tensor, index_S: Tensor, roles: int) -> Tensor:

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from headloc.circuit import Circuit
-from headloc.errors import CircuitError
+from headloc.errors import CircuitError, HeadlocError
 from headloc.heads import HeadId
 from headloc.lm.batch import Role
+from headloc.lm.taps import gate_heads
 from headloc.objectives import InPlace, RoleMeans
+from headloc.objectives.off_values import role_means
 from headloc.objectives.prompts import encode_examples
 from headloc.randomness import stream
 from headloc.tasks import Pairs
@@ -185,3 +187,47 @@ def test_counterfactuals_ask_another_task_and_keep_the_answer_tokens() -> None:
         real = prompts.counterfactual.mask_BT[row].bool()
         ids = prompts.counterfactual.ids_BT[row][real].tolist()
         assert ids[: len(item.prompt.prompt_ids)] == list(item.prompt.prompt_ids)
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["prepared", "stored"])
+def test_longer_answers_than_those_behind_the_means_are_not_ablated_to_zero(stored: bool) -> None:
+    """Training tasks with answers of one token, a held-out task with answers of two."""
+    lm = digit_lm("llama")
+    task = add_k(k=[1, 2, 20], held_out_k=[20], x_min=1, x_max=6)
+    objective = InPlace("mean")
+    objective.prepare(lm, task, seed=SEED, prompts=PROMPTS)
+    if stored:
+        drawn = task.draw(8, stream(SEED, "means"), split="train")
+        _, batch = encode_examples(lm, drawn, task.template)
+        plain = role_means(lm, batch, predicting_only=True)
+        assert not float(plain.means[0][Role.ANSWER].abs().sum())
+        objective.load_tensors(plain.to_tensors(), lm, task)
+    means = objective.means
+    assert means is not None
+    assert int(means.counts_R[Role.ANSWER]) == 0
+    examples = task.draw(6, stream(SEED, "test"), split="held_out")
+    prompts = objective.prompt_set(lm, task, examples, seed=SEED, use="test")
+    assert prompts.batch.target_BJ.shape[1] == 2
+    closed_A = torch.zeros(lm.layout.total)
+    found_BJV = objective.logits(lm, prompts, slice(None), closed_A)
+    last = [mean_RHd[Role.LAST][None, None] for mean_RHd in means.means]
+    with gate_heads(lm, closed_A, off=last):
+        expected_BJV = lm.logits(prompts.batch, prompts.prefix)
+    torch.testing.assert_close(found_BJV, expected_BJV)
+    with gate_heads(lm, closed_A):
+        zero_BJV = lm.logits(prompts.batch, prompts.prefix)
+    assert not torch.allclose(found_BJV[:, 1], zero_BJV[:, 1], atol=1e-3)
+
+
+def test_tokens_of_a_role_that_the_means_do_not_know_are_refused() -> None:
+    lm = digit_lm("llama")
+    plain, other = add_k(), add_k(template="question_answer")
+    for positions in ("all", "last"):
+        objective = InPlace("mean", positions=positions)
+        objective.prepare(lm, plain, seed=SEED, prompts=8)
+        examples = other.draw(2, stream(SEED, "test"), split="train")
+        if positions == "last":
+            objective.prompt_set(lm, other, examples, seed=SEED, use="test")
+            continue
+        with pytest.raises(HeadlocError, match="role PREFIX"):
+            objective.prompt_set(lm, other, examples, seed=SEED, use="test")
