@@ -18,6 +18,7 @@ from headloc.errors import CircuitError
 from headloc.evaluation.intervals import Estimate, mean_interval
 from headloc.evaluation.scoring import score
 from headloc.randomness import stream
+from headloc.tasks.different import draw_different
 
 if TYPE_CHECKING:
     from headloc.lm.frozen import FrozenLM
@@ -109,7 +110,10 @@ def joint_accuracies(
     found = []
     for split in splits:
         with stages(f"scoring on {split.replace('_', '-')} tasks") as progress:
-            examples = task.draw(prompts, stream(seed, "test", split), split=split, items="score")
+            rng = stream(seed, "test", split)
+            examples = draw_different(
+                task, prompts, rng, split=split, items="score", key=objective.prompt_key
+            )
             fresh = objective.prompt_set(
                 lm, task, examples, seed=seed, use=f"test-{split}", progress=progress
             )

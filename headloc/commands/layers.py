@@ -190,10 +190,14 @@ def _prompts(
     seed: int,
     progress: Progress,
 ) -> Any:
-    """Draw what a localization with this seed selects its heads on."""
+    """Draw what a localization with this seed selects its heads on, repeated prompts once."""
     from headloc.randomness import stream
+    from headloc.tasks.different import draw_different
 
-    examples = task.draw(count, stream(seed, "selection", "train"), split="train", items="fit")
+    rng = stream(seed, "selection", "train")
+    examples = draw_different(
+        task, count, rng, split="train", items="fit", key=objective.prompt_key
+    )
     use = "selection-train"
     return objective.prompt_set(lm, task, examples, seed=seed, use=use, progress=progress)
 

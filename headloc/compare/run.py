@@ -30,6 +30,7 @@ from headloc.lm.ledger import TokenLedger
 from headloc.objectives.prompts import Progress
 from headloc.randomness import stream
 from headloc.stages import Stages, silent
+from headloc.tasks.different import draw_different
 
 if TYPE_CHECKING:
     from headloc.circuit import Circuit
@@ -302,7 +303,14 @@ class _UnderOne:
     def _draw(
         self, seed: int, use: str, count: int, *, split: Split = "train", items: Items = "fit"
     ) -> PromptSet:
-        examples = self.task.draw(count, stream(seed, use, split), split=split, items=items)
+        rng = stream(seed, use, split)
+        if items == "score":
+            # What is given an interval.
+            examples = draw_different(
+                self.task, count, rng, split=split, items=items, key=self.objective.prompt_key
+            )
+        else:
+            examples = self.task.draw(count, rng, split=split, items=items)
         return self.objective.prompt_set(
             self.lm, self.task, examples, seed=seed, use=f"{use}-{split}"
         )

@@ -13,6 +13,7 @@ from headloc.objectives import Objective, PromptSet
 from headloc.randomness import stream
 from headloc.stages import Stages
 from headloc.tasks import Split, TaskFamily
+from headloc.tasks.different import draw_different
 
 
 def judge_task(
@@ -29,7 +30,7 @@ def judge_task(
     journal: Journal | None = None,
     ledger: TokenLedger | None = None,
 ) -> dict[str, SplitVerdict]:
-    """Score a head set on prompts drawn for this purpose alone.
+    """Score a head set on prompts drawn for this purpose alone, all of them different.
 
     Args:
         objective: the prepared intervention.
@@ -37,8 +38,8 @@ def judge_task(
         task: the task family.
         heads: flat indices of the chosen heads.
         seed: seed of the prompts, controls and intervals.
-        test_prompts: prompts of the training tasks.
-        held_out_prompts: prompts of the held-out tasks.
+        test_prompts: prompts of the training tasks; fewer where no more different ones are found.
+        held_out_prompts: the same of the held-out tasks.
         random_sets: number of random sets of either kind.
         stages: shows the progress.
         journal: keeps the outcomes of each split for a run that is taken up again.
@@ -53,7 +54,10 @@ def judge_task(
     verdicts = {}
     for name, (split, size) in splits.items():
         with stages(f"verdict on {name.replace('_', '-')} tasks") as progress:
-            examples = task.draw(size, stream(seed, "test", split), split=split, items="score")
+            rng = stream(seed, "test", split)
+            examples = draw_different(
+                task, size, rng, split=split, items="score", key=objective.prompt_key
+            )
             use = f"test-{split}"
             prompts = objective.prompt_set(
                 lm, task, examples, seed=seed, use=use, progress=progress

@@ -11,7 +11,7 @@ feed-forward blocks are gated as well, every [A] of gates is an [A + M] (`headlo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -93,6 +93,14 @@ class Objective(ABC):
             use: name of the random stream for anything drawn here (counterfactuals).
             progress: called with (rows cached, rows in all).
         """
+
+    def prompt_key(self, example: Example) -> Hashable:
+        """Return what decides an example's outcome: examples that agree in it are one prompt.
+
+        Prompts that are tested or given an interval are drawn to be all different in it
+        (`headloc.tasks.different`).
+        """
+        return example
 
     @abstractmethod
     def logits(

@@ -14,7 +14,7 @@ predicting columns, V vocabulary.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -193,6 +193,10 @@ class FromMeans(Objective):
             reference=few,
             task_rows=rows.to(lm.device),
         )
+
+    def prompt_key(self, example: Example) -> Hashable:
+        """Return task, query and answer: demonstrations do not enter a zero-shot prompt."""
+        return example.task, example.query, example.answer
 
     def logits(
         self, lm: FrozenLM, prompts: PromptSet, rows: RowIndex, gates: Tensor | None

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 from torch import Tensor
 
 from headloc.baselines.aie import IndirectEffects, indirect_effects, shuffled_examples
@@ -35,7 +36,8 @@ from headloc.refinement.size_curve import SizeCurve, distinct, score_sizes
 from headloc.refinement.table import SplitTable, score_split
 from headloc.refinement.vectors import HeadVectors
 from headloc.stages import Stages, silent
-from headloc.tasks import Example, Split, TaskFamily
+from headloc.tasks import Example, Items, Split, TaskFamily
+from headloc.tasks.different import draw_different
 
 if TYPE_CHECKING:
     from headloc.lm.frozen import FrozenLM
@@ -162,13 +164,19 @@ class _Work:
         return {**splits, "held_out": "held_out"} if self.task.held_out else splits
 
     def draw(self, use: str, size: int, split: Split) -> list[Example]:
-        """Draw fresh prompts for the final scores."""
-        return self.task.draw(size, stream(self.seed, use, split), split=split, items="score")
+        """Draw fresh prompts for the final scores, different ones also without demonstrations."""
+        return self._different(size, stream(self.seed, use, split), split, "score")
+
+    def _different(
+        self, size: int, rng: np.random.Generator, split: Split, items: Items
+    ) -> list[Example]:
+        key = self.objective.prompt_key
+        return draw_different(self.task, size, rng, split=split, items=items, key=key)
 
     def scan_prompts(self) -> tuple[PromptSet, float]:
         """Return the prompts that choices are made on, and their few-shot accuracy."""
         rng = stream(self.seed, "selection", "refine")
-        examples = self.task.draw(self.settings.scan_prompts, rng, split="train", items="fit")
+        examples = self._different(self.settings.scan_prompts, rng, "train", "fit")
         with self.ledger.counting(self.lm, "prompts"), self.stages("prompts of the scan") as do:
             prompts = self.objective.prompt_set(
                 self.lm, self.task, examples, seed=self.seed, use="selection-refine", progress=do
@@ -277,7 +285,9 @@ class _Work:
         for name, split in self.splits().items():
             title = f"sizes, {name.replace('_', '-')} tasks"
             with self.ledger.counting(self.lm, "sizes"), self.stages(title) as progress:
-                examples = distinct(self.draw("sizes", self.settings.size_prompts, split))
+                rng = stream(self.seed, "sizes", split)
+                count = self.settings.size_prompts
+                examples = distinct(self.task.draw(count, rng, split=split, items="score"))
                 prompts = self.objective.prompt_set(
                     self.lm, self.task, examples, seed=self.seed, use=f"sizes-{split}"
                 )
