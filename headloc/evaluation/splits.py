@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from headloc.evaluation.verdict import SplitVerdict, judge, pack_outcomes, unpack_outcomes
@@ -12,7 +12,7 @@ from headloc.lm.ledger import TokenLedger
 from headloc.objectives import Objective, PromptSet
 from headloc.randomness import stream
 from headloc.stages import Stages
-from headloc.tasks import Split, TaskFamily
+from headloc.tasks import Example, Split, TaskFamily
 from headloc.tasks.different import draw_different
 
 
@@ -27,6 +27,7 @@ def judge_task(
     held_out_prompts: int,
     random_sets: int,
     stages: Stages,
+    fitted: Iterable[Example] = (),
     journal: Journal | None = None,
     ledger: TokenLedger | None = None,
 ) -> dict[str, SplitVerdict]:
@@ -42,6 +43,7 @@ def judge_task(
         held_out_prompts: the same of the held-out tasks.
         random_sets: number of random sets of either kind.
         stages: shows the progress.
+        fitted: examples that the heads were found on; their prompts are not scored.
         journal: keeps the outcomes of each split for a run that is taken up again.
         ledger: where the passes are counted, under "verdict".
 
@@ -51,12 +53,19 @@ def judge_task(
     splits: dict[str, tuple[Split, int]] = {"seen": ("train", test_prompts)}
     if task.held_out:
         splits["held_out"] = ("held_out", held_out_prompts)
+    known = {objective.prompt_key(example) for example in fitted}
     verdicts = {}
     for name, (split, size) in splits.items():
         with stages(f"verdict on {name.replace('_', '-')} tasks") as progress:
             rng = stream(seed, "test", split)
             examples = draw_different(
-                task, size, rng, split=split, items="score", key=objective.prompt_key
+                task,
+                size,
+                rng,
+                split=split,
+                items="score",
+                key=objective.prompt_key,
+                without=known,
             )
             use = f"test-{split}"
             prompts = objective.prompt_set(

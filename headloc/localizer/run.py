@@ -163,6 +163,7 @@ def localize(
             held_out_prompts=parts.data.held_out_prompts,
             random_sets=parts.verdict.random_sets,
             stages=stages,
+            fitted=(*prompts.train.examples, *prompts.selection.examples),
             journal=journal,
             ledger=ledger,
         )

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 from torch import Tensor
 
 from headloc.baselines.aie import IndirectEffects, indirect_effects, shuffled_examples
@@ -36,7 +35,7 @@ from headloc.refinement.size_curve import SizeCurve, distinct, score_sizes
 from headloc.refinement.table import SplitTable, score_split
 from headloc.refinement.vectors import HeadVectors
 from headloc.stages import Stages, silent
-from headloc.tasks import Example, Items, Split, TaskFamily
+from headloc.tasks import Example, Split, TaskFamily
 from headloc.tasks.different import draw_different
 
 if TYPE_CHECKING:
@@ -164,19 +163,25 @@ class _Work:
         return {**splits, "held_out": "held_out"} if self.task.held_out else splits
 
     def draw(self, use: str, size: int, split: Split) -> list[Example]:
-        """Draw fresh prompts for the final scores, different ones also without demonstrations."""
-        return self._different(size, stream(self.seed, use, split), split, "score")
-
-    def _different(
-        self, size: int, rng: np.random.Generator, split: Split, items: Items
-    ) -> list[Example]:
+        """Draw fresh prompts for the final scores: different without demonstrations, and not those
+        of the scan.
+        """
         key = self.objective.prompt_key
-        return draw_different(self.task, size, rng, split=split, items=items, key=key)
+        scanned = {key(example) for example in self.scan_examples()}
+        rng = stream(self.seed, use, split)
+        return draw_different(
+            self.task, size, rng, split=split, items="score", key=key, without=scanned
+        )
+
+    def scan_examples(self) -> list[Example]:
+        """Draw what choices are made on, every zero-shot prompt once."""
+        rng = stream(self.seed, "selection", "refine")
+        size, key = self.settings.scan_prompts, self.objective.prompt_key
+        return draw_different(self.task, size, rng, split="train", items="fit", key=key)
 
     def scan_prompts(self) -> tuple[PromptSet, float]:
         """Return the prompts that choices are made on, and their few-shot accuracy."""
-        rng = stream(self.seed, "selection", "refine")
-        examples = self._different(self.settings.scan_prompts, rng, "train", "fit")
+        examples = self.scan_examples()
         with self.ledger.counting(self.lm, "prompts"), self.stages("prompts of the scan") as do:
             prompts = self.objective.prompt_set(
                 self.lm, self.task, examples, seed=self.seed, use="selection-refine", progress=do

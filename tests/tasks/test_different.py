@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from headloc.bundled import load_bundled
 from headloc.evaluation.splits import judge_task
+from headloc.gates import L1Gates
+from headloc.localizer.run import localize
+from headloc.localizer.settings import DataSettings, VerdictSettings
 from headloc.objectives import FunctionVector, InPlace
 from headloc.randomness import stream
 from headloc.refinement.run import refine
@@ -91,3 +95,63 @@ def test_a_refinement_scans_and_scores_a_zero_shot_prompt_once() -> None:
         assert len(set(map(ZERO_SHOT, examples))) == len(examples) == count
         # Rows in other contexts are about the same queries, so that rows stay paired.
         assert contexts.few_shot.examples == examples
+
+
+def test_prompts_that_were_fitted_to_are_left_out_while_there_are_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fitted = draw_different(
+        SMALL, 15, stream(3, "train"), split="train", items="fit", key=ZERO_SHOT
+    )
+    known = {ZERO_SHOT(example) for example in fitted}
+    options = {"split": "train", "items": "score", "key": ZERO_SHOT}
+    found = draw_different(SMALL, 64, stream(3, "test"), without=known, **options)  # type: ignore[arg-type]
+    assert len(found) == 5
+    assert not known & {ZERO_SHOT(example) for example in found}
+    assert not caplog.records
+    known |= {ZERO_SHOT(example) for example in found}
+    again = draw_different(SMALL, 64, stream(3, "test"), without=known, **options)  # type: ignore[arg-type]
+    assert len(again) == 20
+    assert "not on fresh prompts" in caplog.text
+
+
+def test_a_localization_scores_no_zero_shot_prompt_that_it_was_fitted_to() -> None:
+    lm, task = load_bundled(), AddK(k=[1, 2, 3], held_out_k=[3], x_min=1, x_max=40)
+    asked: list[set[object]] = []
+
+    class Recorded(FunctionVector):
+        def prompt_set(self, lm, task, examples, **options):  # type: ignore[no-untyped-def]
+            asked.append(set(map(ZERO_SHOT, examples)))
+            return super().prompt_set(lm, task, examples, **options)
+
+    found = localize(
+        lm, task, objective=Recorded(layer=2, prompts_per_task=3), gates=L1Gates(),
+        data=DataSettings(
+            train_prompts=40, selection_prompts=16, test_prompts=64, held_out_prompts=8
+        ),
+        verdict=VerdictSettings(random_sets=0), trainer={"max_epochs": 1, "accelerator": "cpu"},
+        seed=1,
+    )  # fmt: skip
+    train, selection, test, _ = asked
+    scored = set(map(ZERO_SHOT, found.verdicts["seen"].prompts.examples))
+    assert scored == test
+    # Drawn alike, the three would overlap: there are 80 prompts.
+    assert len(test) == 80 - len(train | selection)
+    assert not test & (train | selection)
+
+
+def test_a_refinement_scores_no_zero_shot_prompt_that_doses_were_chosen_on() -> None:
+    lm, task = load_bundled(), AddK(k=[1, 2, 3], held_out_k=[3], x_min=1, x_max=20)
+    objective = FunctionVector(layer=1, prompts_per_task=3)
+    objective.prepare(lm, task, seed=1)
+    settings = RefineSettings(
+        doses=1, scan_prompts=15, prompts=64, aie_prompts=0, mean_prompts=10, random_sets=0,
+        size_prompts=0,
+    )  # fmt: skip
+    found = refine(lm, task, objective, list(lm.layout)[:2], settings=settings, seed=2)
+    drawn = draw_different(
+        task, 15, stream(2, "selection", "refine"), split="train", items="fit", key=ZERO_SHOT
+    )
+    scored = found.tables["seen"].contexts.zero_shot.examples
+    assert len(scored) == 40 - 15
+    assert not set(map(ZERO_SHOT, scored)) & set(map(ZERO_SHOT, drawn))
