@@ -10,9 +10,9 @@ Shapes: A heads in flat order, N prompts.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from headloc.bank.ranking import sizes_of
@@ -185,6 +185,8 @@ class _UnderOne:
     seed: int
     sizes: tuple[int, ...]
     stages: Stages
+    fitted: set[Hashable] = field(default_factory=set)
+    """Prompts that something was chosen on so far (`Objective.prompt_key`)."""
 
     def run(self) -> UnderOffValue:
         means = TokenLedger()
@@ -303,14 +305,14 @@ class _UnderOne:
     def _draw(
         self, seed: int, use: str, count: int, *, split: Split = "train", items: Items = "fit"
     ) -> PromptSet:
-        rng = stream(seed, use, split)
+        rng, key = stream(seed, use, split), self.objective.prompt_key
         if items == "score":
-            # What is given an interval.
             examples = draw_different(
-                self.task, count, rng, split=split, items=items, key=self.objective.prompt_key
+                self.task, count, rng, split=split, items=items, key=key, without=self.fitted
             )
         else:
             examples = self.task.draw(count, rng, split=split, items=items)
+            self.fitted.update(map(key, examples))
         return self.objective.prompt_set(
             self.lm, self.task, examples, seed=seed, use=f"{use}-{split}"
         )

@@ -12,6 +12,7 @@ from headloc.objectives.task_means import estimate_task_means
 from headloc.randomness import stream
 from headloc.refinement.run import refine
 from headloc.refinement.settings import RefineSettings
+from headloc.tasks.different import draw_different
 from tests.localizer.planted import PLANTED, planted_lm
 from tests.refinement import planted
 
@@ -42,9 +43,14 @@ def test_what_is_chosen_and_what_is_scored_are_drawn_apart() -> None:
     assert set(result.tables) == {"seen", "held_out"}
     scored = result.tables["seen"].contexts
     assert [e.task for e in result.tables["held_out"].contexts.zero_shot.examples] == ["add_9"] * 20
-    chosen_on = task.draw(30, stream(2, "selection", "refine"), split="train", items="fit")
-    assert not set(chosen_on) & set(scored.zero_shot.examples)
-    expected = task.draw(20, stream(2, "test", "train"), split="train", items="score")
+    key = planted.objective().prompt_key
+    rng = stream(2, "selection", "refine")
+    chosen_on = set(map(key, draw_different(task, 30, rng, split="train", items="fit", key=key)))
+    assert not chosen_on & set(map(key, scored.zero_shot.examples))
+    rng = stream(2, "test", "train")
+    expected = draw_different(
+        task, 20, rng, split="train", items="score", key=key, without=chosen_on
+    )
     assert list(scored.zero_shot.examples) == list(scored.few_shot.examples) == expected
     assert set(result.ledger.stages) == {
         "prompts",
