@@ -21,7 +21,8 @@ from torch import Tensor
 from headloc.baselines.attribution import checked_prompts
 from headloc.baselines.method import HeadRanking, Method, ranking_of
 from headloc.baselines.problem import SearchProblem
-from headloc.baselines.readout import log_probabilities
+from headloc.baselines.readout import Readout
+from headloc.lm.hooks import compute_dtype
 from headloc.lm.partial import reading_stream
 from headloc.lm.projection import head_contributions
 from headloc.lm.taps import read_heads
@@ -48,14 +49,17 @@ class LogProbabilityIncrease(Method):
         """Read the streams and head outputs of few-shot prompts, and project them."""
         prompts = problem.first(self.prompts)
         prompts = prompts.reference or prompts
+        readout = Readout(problem.lm)
         total_A = torch.zeros(problem.total, dtype=torch.float64)
         for part in chunks(len(prompts), ROWS_PER_PASS):
-            total_A += self._increase(problem, prompts, part).cpu()
+            total_A += self._increase(problem, readout, prompts, part).cpu()
             if progress is not None:
                 progress(part.stop, len(prompts))
         return ranking_of(total_A / len(prompts))
 
-    def _increase(self, problem: SearchProblem, prompts: PromptSet, part: slice) -> Tensor:
+    def _increase(
+        self, problem: SearchProblem, readout: Readout, prompts: PromptSet, part: slice
+    ) -> Tensor:
         """Return the increase of every head, summed over some prompts, [A]."""
         lm, batch = problem.lm, prompts.batch.rows(part)
         prefix = None if prompts.prefix is None else prompts.prefix.rows(part)
@@ -68,11 +72,12 @@ class LogProbabilityIncrease(Method):
             lm.logits(batch, prefix)
         found = []
         for position, seen in enumerate(streams):
-            x_BD = seen[0][:, last]
-            own_BHD = head_contributions(lm, position, heads.z[position][:, 0])
+            dtype = compute_dtype(lm.dtype)
+            x_BD = seen[0][:, last].to(dtype)
+            own_BHD = head_contributions(lm, position, heads.z[position][:, 0].to(dtype))
             moved_BSD = torch.cat([x_BD[:, None], x_BD[:, None] + own_BHD.to(x_BD)], dim=1)
             target_BS = batch.target_BJ[:, :1].expand(-1, moved_BSD.shape[1])
-            log_p_BS = log_probabilities(lm, moved_BSD.flatten(0, 1), target_BS.flatten())
+            log_p_BS = readout.log_probabilities(moved_BSD.flatten(0, 1), target_BS.flatten())
             log_p_BS = log_p_BS.view(target_BS.shape)
             found.append((log_p_BS[:, 1:] - log_p_BS[:, :1]).sum(0))
         return torch.cat(found)

@@ -18,9 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from headloc.errors import UnsupportedModelError
+from headloc.faults import out_of_memory
 from headloc.heads import HeadLayout, LayerHeads
 from headloc.lm.families import FAMILIES, PROJECTION_NAMES, REFUSED, Family
 from headloc.lm.finite import check_model
+from headloc.lm.passes import no_room
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -169,6 +171,7 @@ def dry_forward(model: PreTrainedModel) -> None:
 
     Raises:
         UnsupportedModelError: when the forward fails or gives no logits.
+        NoRoomError: when memory ran out, which says nothing about the model.
         NonFiniteError: when it gives NaN or infinity.
     """
     vocab = model.config.get_text_config().vocab_size
@@ -178,6 +181,8 @@ def dry_forward(model: PreTrainedModel) -> None:
     try:
         out = forward(input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT))
     except Exception as error:
+        if out_of_memory(error):
+            raise no_room("a trial forward on a few tokens") from error
         raise UnsupportedModelError(
             f"A trial forward of {type(model).__name__} on {ids_BT.numel()} tokens failed with "
             f"{type(error).__name__}: {error}. Expected a causal language model that runs on "

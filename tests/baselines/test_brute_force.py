@@ -84,3 +84,47 @@ def test_the_log_probability_increase_is_that_of_plain_modules(family: str) -> N
     found = LogProbabilityIncrease().find(of).scores
     torch.testing.assert_close(found, total.float(), rtol=1e-3, atol=1e-5)
     assert float(total.abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+def test_the_log_probability_increase_is_not_rounded_to_half_precision(dtype: torch.dtype) -> None:
+    """Streams and outputs of a model in half precision, read by its weights in float64."""
+    of = problem("llama", "mean", dtype)
+    model, width = of.lm.model, of.lm.layout.layers[0].width
+    kept = {name: weight.clone() for name, weight in model.named_parameters()}
+    streams: list[torch.Tensor] = []
+    outputs: list[torch.Tensor] = []
+    handles = []
+    for block in model.model.layers:
+        projection = block.self_attn.o_proj
+        handles += [
+            block.register_forward_pre_hook(lambda m, args: streams.append(args[0][:, 0].double())),
+            projection.register_forward_pre_hook(
+                lambda m, args: outputs.append(args[0][:, 0].double())
+            ),
+        ]
+    assert of.search.prefix is not None
+    with torch.no_grad():
+        of.lm.logits(of.search.batch, of.search.prefix)
+    for handle in handles:
+        handle.remove()
+    norm, head_VD = model.model.norm, model.lm_head.weight.double()
+    first_B = of.search.batch.target_BJ[:, 0]
+
+    def log_p(x_BD: torch.Tensor) -> torch.Tensor:
+        scale = (x_BD.square().mean(-1, keepdim=True) + norm.variance_epsilon).rsqrt()
+        logits_BV = (norm.weight.double() * x_BD * scale) @ head_VD.T
+        return logits_BV.log_softmax(-1).gather(1, first_B[:, None])[:, 0]
+
+    expected = []
+    for place in of.lm.layout:
+        part = slice(place.head * width, (place.head + 1) * width)
+        own = model.model.layers[place.layer].self_attn.o_proj.weight.double().T[part]
+        x_BD, z_Bd = streams[place.layer], outputs[place.layer][:, part]
+        expected.append(float((log_p(x_BD + z_Bd @ own) - log_p(x_BD)).mean()))
+    found = LogProbabilityIncrease().find(of).scores
+    torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-4, atol=1e-5)
+    # The model is what it was, its own precision included.
+    for name, weight in model.named_parameters():
+        assert weight.dtype == dtype
+        assert torch.equal(weight, kept[name])

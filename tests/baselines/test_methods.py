@@ -18,7 +18,7 @@ from headloc.baselines.learned import Learned
 from headloc.baselines.log_increase import LogProbabilityIncrease
 from headloc.baselines.method import HeadRanking, Method, ranking_in
 from headloc.baselines.problem import SearchProblem, part_of
-from headloc.baselines.readout import log_probabilities
+from headloc.baselines.readout import Readout
 from headloc.circuit import Circuit
 from headloc.errors import HeadlocError
 from headloc.evaluation.scoring import score
@@ -138,7 +138,7 @@ def test_the_readout_of_the_last_stream_is_the_model_s_own(family: str) -> None:
     handle.remove()
     target_B = batch.target_BJ[:, 0]
     expected = logits_BV.double().log_softmax(-1).gather(1, target_B[:, None])[:, 0]
-    found = log_probabilities(lm, seen[0][:, batch.prompt_columns - 1], target_B)
+    found = Readout(lm).log_probabilities(seen[0][:, batch.prompt_columns - 1], target_B)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     with torch.no_grad(), reading_stream(lm, 1):
         torch.testing.assert_close(lm.logits(batch)[:, 0], logits_BV)

@@ -87,3 +87,14 @@ def test_an_error_of_the_plain_pass_is_not_hidden(probe: str) -> None:
     lm = fresh(probe)
     with failing(lm, 0, ZeroDivisionError("plain")), pytest.raises(ZeroDivisionError):
         PROBES[probe](lm)
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+def test_a_trial_forward_without_room_does_not_make_a_model_unsupported(error: Exception) -> None:
+    lm = FrozenLM(tiny_model("llama"))
+    with failing(lm, 0, error):
+        with pytest.raises(NoRoomError, match="does not fit"):
+            FrozenLM(lm.model)
+        with pytest.raises(NoRoomError, match="does not fit"):
+            _ = lm.mlps
+    assert len(lm.mlps) == len(lm.sites)
