@@ -21,7 +21,7 @@ from torch import Tensor
 from headloc.errors import HeadlocError
 from headloc.evaluation.many import BRANCHES_PER_PASS, pairs_that_fit
 from headloc.lm.batch import EncodedPrompt, collate
-from headloc.lm.branches import branch_logits, supports_branches
+from headloc.lm.branches import branch_logits, supports_branches, within_window
 from headloc.lm.partial import reading_stream, starting_at, supports_partial
 from headloc.lm.passes import in_passes
 from headloc.lm.prefix import PrefixCache
@@ -67,7 +67,9 @@ class PatchedPrompts:
         cached = lm.supports_prefix_cache and self._batch.prompt_columns > 1
         self._prefix: PrefixCache | None = lm.prefix(self._batch) if cached else None
         self._streams = self._read_streams() if cached else {}
-        self._branched = supports_branches(lm) if branched is None else branched
+        if branched is None:
+            branched = supports_branches(lm) and within_window(self._prefix, 1)
+        self._branched = branched
 
     def __len__(self) -> int:
         return len(self._batch)

@@ -48,6 +48,8 @@ def branch_logits(
 
     Raises:
         HeadlocError: when the prefix is missing although prompts have more than one token.
+        UnsupportedModelError: when a window of attention is narrower than the prompts (see
+            `within_window`).
     """
     columns = batch.prompt_columns - 1
     if columns and (prefix is None or prefix.columns != columns):
@@ -57,6 +59,11 @@ def branch_logits(
         )
     span = batch.predicting
     answers = batch.target_BJ.shape[1]
+    if not within_window(prefix, answers):
+        raise UnsupportedModelError(
+            f"Prompts of {columns + answers} columns reach beyond the window of attention of a "
+            "layer, which the mask of branches does not know. Give every branch its own row."
+        )
     tiled: dict[str, Any] = {
         "input_ids": batch.ids_BT[:, span].repeat(1, branches),
         "attention_mask": _mask(lm, batch, branches),
@@ -70,8 +77,24 @@ def branch_logits(
     return last_columns(out.logits, answers * branches).unflatten(1, (branches, answers))
 
 
+def within_window(prefix: PrefixCache | None, answers: int) -> bool:
+    """Whether the last of J predicting columns still sees the first column in every layer.
+
+    Where it does not, branches need rows of their own: their mask is one for all layers.
+
+    Args:
+        prefix: the prefix of the prompts.
+        answers: J.
+    """
+    window = None if prefix is None else prefix.window
+    return prefix is None or window is None or prefix.columns + answers <= window
+
+
 def supports_branches(lm: FrozenLM) -> bool:
-    """Whether branches give the logits of separate rows, by trying it on a few tokens."""
+    """Whether branches give the logits of separate rows, by trying it on a few tokens.
+
+    Of prompts that a window of attention cuts off they do not: ask `within_window` as well.
+    """
     try:
         require_branches(lm)
     except UnsupportedModelError:
@@ -90,6 +113,9 @@ def require_branches(lm: FrozenLM) -> None:
     """
     if not lm.supports_prefix_cache:
         raise _unsupported(lm, "the model runs without a prefix cache, which branches share")
+    if getattr(lm.model.config.get_text_config(), "window_size", None) is not None:
+        # gpt_neo: a few tokens stay within it, and many branches do not.
+        raise _unsupported(lm, "its layers cut a window out of the columns, whatever mask is given")
     ids = [tuple((5 * i + 2) % lm.vocab_size for i in range(n)) for n in _PROBE_LENGTHS]
     prompts = [EncodedPrompt(row, (1, 2), (0,) * len(row)) for row in ids]
     batch = collate(prompts, lm.pad_id).to(lm.device)

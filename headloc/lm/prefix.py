@@ -56,6 +56,12 @@ class PrefixCache:
         """C, the number of cached columns."""
         return self.mask_NC.shape[1]
 
+    @property
+    def window(self) -> int | None:
+        """The narrowest window of attention, in columns; None where all layers see everything."""
+        windows = [getattr(layer, "sliding_window", None) for layer in self._layers()]
+        return min((window for window in windows if window is not None), default=None)
+
     def __len__(self) -> int:
         return self.mask_NC.shape[0]
 

@@ -18,7 +18,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -26,7 +25,7 @@ from headloc.errors import HeadlocError, TaskError, suggest
 from headloc.lm.batch import RowIndex, TokenBatch, as_row_index
 from headloc.objectives.base import Objective
 from headloc.objectives.mean_cache import MeanCache
-from headloc.objectives.prompts import Progress, PromptSet, encode_examples
+from headloc.objectives.prompts import Progress, PromptSet, encode_examples, repeated
 from headloc.objectives.task_means import TaskMeans, estimate_task_means
 
 if TYPE_CHECKING:
@@ -262,12 +261,6 @@ class FromMeans(Objective):
                 task.train, tensors, "shuffled", lm, mlps=self.mlps
             )
         self._take(lm, means)
-
-
-def repeated(prompts: PromptSet, rows: RowIndex, times: int) -> Tensor:
-    """Return the indices of some rows, each as often as it has gate sets."""
-    every_N = torch.arange(len(prompts), device=prompts.device)
-    return every_N[as_row_index(rows, prompts.device)].repeat_interleave(times)
 
 
 def _reference(prompts: PromptSet) -> PromptSet:

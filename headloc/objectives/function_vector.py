@@ -32,8 +32,8 @@ from headloc.lm.batch import RowIndex
 from headloc.lm.partial import reading_stream, starting_at, supports_partial
 from headloc.lm.passes import in_passes
 from headloc.lm.stream import add_to_stream
-from headloc.objectives.from_means import FromMeans, ZeroShotRows, repeated
-from headloc.objectives.prompts import ROWS_PER_PASS, Progress, PromptSet
+from headloc.objectives.from_means import FromMeans, ZeroShotRows
+from headloc.objectives.prompts import ROWS_PER_PASS, Progress, PromptSet, repeated
 from headloc.objectives.task_means import TaskMeans
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from headloc.errors import HeadlocError, suggest
 from headloc.lm.batch import IGNORE, RowIndex, TokenBatch, as_row_index
-from headloc.lm.branches import branch_logits, supports_branches
+from headloc.lm.branches import branch_logits, supports_branches, within_window
 from headloc.lm.components import OffValues, gate_components, read_components
 from headloc.objectives.base import Objective
 from headloc.objectives.counterfactual import counterfactual_batch
@@ -36,6 +36,7 @@ from headloc.objectives.prompts import (
     PromptSet,
     encode_examples,
     predicting_outputs,
+    repeated,
 )
 from headloc.randomness import stream
 
@@ -198,12 +199,17 @@ class InPlace(Objective):
     ) -> Tensor:
         """Return logits_BGJV of some rows under the gates of G gate sets, as branches of one row.
 
-        The prefix cache of a row serves all its branches.
+        The prefix cache of a row serves all its branches; prompts that reach beyond a window of
+        attention have a row per gate set.
         """
         index = as_row_index(rows, prompts.device)
         batch = prompts.batch.rows(index)
         prefix = None if prompts.prefix is None else prompts.prefix.rows(index)
         branches, answers = gates_BGA.shape[1], batch.target_BJ.shape[1]
+        if not within_window(prefix, answers):
+            index_S = repeated(prompts, rows, branches)
+            logits_SJV = self.logits(lm, prompts, index_S, gates_BGA.flatten(0, 1))
+            return logits_SJV.unflatten(0, (-1, branches))
         off = self._off(lm, prompts, index, batch)
         if answers > 1:
             off = off.tiled(branches)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from headloc.lm.batch import TokenBatch, collate
+from headloc.lm.batch import RowIndex, TokenBatch, as_row_index, collate
 from headloc.lm.components import OffValues, read_components
 from headloc.lm.passes import in_passes
 from headloc.tasks import Encoded, Example, Template, encode_all, render
@@ -81,6 +81,12 @@ def encode_examples(
 def chunks(rows: int, size: int = ROWS_PER_PASS) -> list[slice]:
     """Return consecutive slices that cover `rows` rows."""
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+def repeated(prompts: PromptSet, rows: RowIndex, times: int) -> Tensor:
+    """Return the indices of some rows, each as often as it has gate sets."""
+    every_N = torch.arange(len(prompts), device=prompts.device)
+    return every_N[as_row_index(rows, prompts.device)].repeat_interleave(times)
 
 
 @torch.no_grad()

@@ -14,7 +14,15 @@ from headloc.lm.frozen import FrozenLM
 from headloc.lm.taps import replace_heads
 from headloc.tasks import encode_all, render
 from tests.architectures.registry import NO_BRANCHES
-from tests.objectives.by_hand import HEADS, LAYERS, TOTAL, add_k, digit_lm, mixed_examples
+from tests.objectives.by_hand import (
+    HEADS,
+    LAYERS,
+    TOTAL,
+    add_k,
+    digit_lm,
+    mixed_examples,
+    windowed_lm,
+)
 from tests.tiny import FAMILIES
 
 TASK = add_k(k=[1, 9, 30], held_out_k=[9])
@@ -82,3 +90,10 @@ def test_an_empty_pass_is_refused() -> None:
     lm = digit_lm("llama")
     with pytest.raises(HeadlocError, match="at least 1"):
         PatchedPrompts(lm, EXAMPLES, TASK.template).patched(0, values(lm)[0], TASK_N, 0)
+
+
+@pytest.mark.parametrize("window", [12, 16, 20, 24, 28, 40])
+def test_prompts_beyond_a_window_of_attention_give_what_full_passes_give(window: int) -> None:
+    lm = windowed_lm("mistral", window)
+    assert supports_branches(lm)
+    torch.testing.assert_close(patched(lm, None), one_at_a_time(lm), rtol=1e-3, atol=1e-7)

@@ -15,7 +15,14 @@ from headloc.evaluation.scoring import score
 from headloc.lm.frozen import FrozenLM
 from headloc.objectives import FunctionVector, InPlace, Objective, Patch, PromptSet
 from tests.architectures.registry import NO_BRANCHES
-from tests.objectives.by_hand import TOTAL, add_k, digit_lm, mixed_examples, prepared
+from tests.objectives.by_hand import (
+    TOTAL,
+    add_k,
+    digit_lm,
+    mixed_examples,
+    prepared,
+    windowed_lm,
+)
 from tests.tiny import FAMILIES
 
 VECTORS = 5
@@ -153,3 +160,28 @@ def test_bad_input_is_refused() -> None:
             score_many(objective, lm, prompts, vectors(), **sizes)  # type: ignore[arg-type]
     with pytest.raises(HeadlocError, match="predicted=True"):
         score_many(objective, lm, prompts, vectors()).outcomes(0)
+
+
+@pytest.mark.parametrize("family", ["mistral", "gemma3"])
+@pytest.mark.parametrize("past", [-3, 0, 1, 2, 8])
+@pytest.mark.parametrize("off_value", ["mean", "resample"])
+def test_prompts_beyond_a_window_of_attention_score_as_one_at_a_time(
+    off_value: str, past: int, family: str
+) -> None:
+    """Windows around the length of the prompts: branches would see what lies outside of them."""
+    examples = mixed_examples(TASK)
+    objective = InPlace(off_value)
+    batch = prepared(objective, digit_lm("llama"), TASK, examples).batch
+    lm = windowed_lm(family, batch.ids_BT.shape[1] - past)
+    assert objective.runs_branches(lm)
+    prompts = prepared(objective, lm, TASK, examples)
+    check_equal(objective, lm, prompts)
+    gates_BGA = vectors(3)[None].expand(len(prompts), -1, -1).clone().requires_grad_()
+    found = []
+    for branched in (True, False):
+        loss_G = BankRunner(lm, objective, branched).losses(prompts, slice(None), gates_BGA)
+        (gradient,) = torch.autograd.grad(loss_G.sum(), gates_BGA)
+        found.append((loss_G.detach(), gradient))
+    (loss, gradient), (other_loss, other_gradient) = found
+    torch.testing.assert_close(loss, other_loss, rtol=1e-4, atol=1e-5)
+    assert (gradient - other_gradient).norm() <= 1e-3 * other_gradient.norm()

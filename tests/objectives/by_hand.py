@@ -45,6 +45,14 @@ def digit_lm(family: str, dtype: torch.dtype = torch.float32) -> FrozenLM:
 
 
 @cache
+def windowed_lm(family: str, window: int) -> FrozenLM:
+    """The same with a window of attention that the few tokens of a probe stay within."""
+    tokenizer = qwen()
+    sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 128}
+    return FrozenLM(tiny_model(family, sliding_window=window, **sizes), tokenizer)
+
+
+@cache
 def number_lm(family: str) -> FrozenLM:
     """A random model with one token a number: every answer is a single token."""
     tokenizer = word_level()
