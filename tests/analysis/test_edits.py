@@ -11,7 +11,7 @@ from headloc.analysis.arms import Arm, group_bases
 from headloc.analysis.base import NotApplicable, Subject
 from headloc.analysis.features import feature_basis
 from headloc.analysis.head_spaces import chosen_heads, head_spaces, reliability, resampled_means
-from headloc.analysis.linear import principal_angles
+from headloc.analysis.linear import principal_angles, principal_components
 from headloc.analysis.mean_blocks import block_count
 from headloc.analysis.periodic import Periodic, numbers_of
 from headloc.analysis.prompting import Edit, answers, edit_heads, label_columns, prompt_chunks
@@ -37,6 +37,20 @@ def test_blocks_average_to_the_mean_of_their_prompts() -> None:
         torch.testing.assert_close(drawn.mean(0), space.z_Kd, atol=0.2, rtol=0)
         torch.testing.assert_close(drawn.std(0), spread, atol=0.1, rtol=0.25)
     assert [block_count(n) for n in (2, 3, 4, 8, 100)] == [2, 2, 2, 4, 20]
+
+
+def test_subspaces_are_fitted_on_the_training_tasks_alone() -> None:
+    subject = tiny_subject()
+    trained = len(subject.task.train)
+    assert 0 < trained < len(subject.tasks)
+    for space in head_spaces(subject):
+        points_KD = space.points_KD[:trained]
+        expected = principal_components(points_KD)
+        torch.testing.assert_close(space.center_d, space.z_Kd[:trained].mean(0))
+        torch.testing.assert_close(space.components.center_D, points_KD.mean(0))
+        torch.testing.assert_close(space.components.variance_R, expected.variance_R)
+        far = (space.z_Kd.mean(0) - space.center_d).norm()
+        assert far > 1e-3 * space.center_d.norm()
 
 
 def test_the_subject_s_means_are_those_of_the_objectives() -> None:

@@ -53,3 +53,10 @@ def test_stability_is_the_share_of_seeds_at_each_penalty() -> None:
     assert bank.stability().tolist() == [[1.0, 0.5], [0.5, 0.0]]
     assert reaches(bank.stability()[0], 0.6) == [0]
     assert bank.seed_ranks().tolist() == [[1.0, 0.0], [1.0, 0.0]]
+
+
+def test_ranks_are_averaged_over_the_penalties_of_a_seed() -> None:
+    """Two seeds that disagree at every penalty: one prefers the first head, one the second."""
+    scores = torch.tensor([[2.0, 1.0], [1.0, 2.0], [9.0, 3.0], [3.0, 9.0], [5.0, 4.0], [4.0, 5.0]])
+    members = tuple(Member(weight, seed) for weight in (0.1, 0.2, 0.3) for seed in (0, 1))
+    assert TrainedBank(members, scores, scores).seed_ranks().tolist() == [[1.0, 0.0], [0.0, 1.0]]

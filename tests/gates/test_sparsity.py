@@ -47,6 +47,23 @@ def test_multipliers_never_reward_open_heads() -> None:
     assert sparsity.readings()["sparsity/lambda1"] == 0.0
 
 
+def test_multipliers_climb_by_the_gap_and_by_its_square() -> None:
+    gates = HardConcreteGates(init=1.0, init_std=0.0)
+    gates.allocate(10, torch.Generator().manual_seed(0))
+    sparsity = TargetSparsity(heads=3, multiplier_lr=0.2, stiffness=4.0, warmup=0.5)
+    first, second = 0.0, 4.0
+    for progress, target in ((0.0, 1.0), (0.25, 0.65), (0.5, 0.3), (1.0, 0.3)):
+        gap = float(gates.expected_open().detach()) / 10 - target
+        expected = 10 * (first * gap + second * gap**2)
+        term = sparsity.term(gates, progress).detach()
+        assert float(term) == pytest.approx(expected, rel=1e-5)
+        sparsity.after_step(gates, progress)
+        first, second = max(0.0, first + 0.2 * gap), second + 0.2 * gap**2
+        assert sparsity.readings() == pytest.approx(
+            {"sparsity/lambda1": first, "sparsity/lambda2": second, "sparsity/gap": gap}, rel=1e-5
+        )
+
+
 def test_the_state_of_a_target_survives_a_checkpoint() -> None:
     _, sparsity = trained(6, steps=50)
     fresh = TargetSparsity(heads=6)

@@ -53,6 +53,20 @@ def test_labels_are_found_and_the_rarer_is_weighted() -> None:
     assert minority_weights(even, 0.03).abs().max() == 0
 
 
+def test_a_weight_is_the_ratio_of_the_counts() -> None:
+    subject = label_subject("llama")
+    (example,) = subject.examples(1, "counts", shots=6)
+    first = example.demonstrations[0].output
+    for gone, ratio in ((1, 3 / 2), (2, 3 / 1)):
+        kept = [d for d in example.demonstrations if d.output != first]
+        rare = [d for d in example.demonstrations if d.output == first][gone:]
+        fewer = replace(example, demonstrations=(*kept, *rare))
+        _, batch = encode_examples(subject.lm, [fewer], subject.task.template)
+        weights = minority_weights(batch, 0.03)
+        found = weights[weights > 0].tolist()
+        assert found == pytest.approx([0.03 * ratio] * (3 - gone))
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "phi3", "falcon_new"])
 def test_value_boost_adds_the_minoritys_vectors_to_the_final_stream(family: str) -> None:
     lm, batch, _ = _unbalanced(family)

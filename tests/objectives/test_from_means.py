@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from headloc.errors import HeadlocError, TaskError
+from headloc.lm.frozen import FrozenLM
 from headloc.lm.partial import reading_stream, starting_at, supports_partial
 from headloc.lm.projection import output_weights
 from headloc.objectives import FunctionVector, Patch, PromptSet, rebuild_objective
@@ -28,7 +29,7 @@ from tests.objectives.by_hand import (
     forced,
     random_gates,
 )
-from tests.tiny import FAMILIES, tiny_lm
+from tests.tiny import FAMILIES, tiny_lm, tiny_model
 
 TASK = add_k(k=[1, 9, 30], held_out_k=[9])
 SEED, PROMPTS = 3, 4
@@ -223,6 +224,13 @@ def test_cached_means_are_read_back_and_broken_ones_made_again(tmp_path: Path) -
     assert all(torch.equal(a, b) for a, b in zip(first.z, repaired.z, strict=True))
     other = estimate_task_means(lm, TASK, ["add_1"], **{**options, "seed": SEED + 1})
     assert not torch.equal(other.z[0][0], first.z[0][0])
+
+
+@pytest.mark.parametrize(("depth", "layer"), [(2, 0), (6, 2), (7, 2), (9, 3)])
+def test_a_vector_is_inserted_at_a_third_of_the_depth(depth: int, layer: int) -> None:
+    lm = FrozenLM(tiny_model("llama", num_hidden_layers=depth))
+    assert FunctionVector().insertion_layer(lm) == layer
+    assert FunctionVector(layer=1).insertion_layer(lm) == 1
 
 
 def test_an_insertion_layer_out_of_range_is_refused() -> None:
