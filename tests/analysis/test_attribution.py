@@ -35,6 +35,27 @@ def test_block_scores_telescope(family: str) -> None:
     torch.testing.assert_close(total_B, model_B, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("granite", {"logits_scaling": 3.0}),
+        ("cohere", {"logit_scale": 0.25}),
+        ("gemma2", {"final_logit_softcapping": 2.0}),
+    ],
+    ids=["granite", "cohere", "gemma2"],
+)
+def test_logits_that_a_family_scales_or_caps_are_the_model_s_own(
+    family: str, options: dict[str, float]
+) -> None:
+    plain = tiny_lm(family, torch.float64)
+    lm = FrozenLM(tiny_model(family, dtype=torch.float64, **options))
+    reading, readout = read(lm, batch_for(family))
+    torch.testing.assert_close(readout.base(reading.final_BD), reading.logits_BV)
+    # The option does something to this model.
+    other, _ = read(plain, batch_for(family))
+    assert not torch.allclose(reading.logits_BV, other.logits_BV, rtol=0.1)
+
+
 def test_the_closed_form_is_the_difference_of_log_probabilities_and_below_its_bound() -> None:
     lm = tiny_lm("gpt2", torch.float64)
     reading, readout = read(lm, tiny_batch())
